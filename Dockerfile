@@ -24,7 +24,7 @@ ENV PATH=/opt/temper/.venv/bin:$PATH
 
 FROM base AS api
 RUN python -m uv pip install --python .venv/bin/python --quiet -c requirements/constraints.txt .
-USER temper
+USER 10001:10001
 VOLUME /var/lib/temper
 EXPOSE 8321
 HEALTHCHECK --interval=10s --timeout=3s CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8321/healthz')"]
@@ -37,6 +37,6 @@ RUN apt-get update \
  && apt-get install --yes --no-install-recommends gcc libc6-dev \
  && rm -rf /var/lib/apt/lists/*
 RUN python -m uv pip install --python .venv/bin/python --quiet -c requirements/constraints.txt '.[gpu]'
-USER temper
+USER 10001:10001
 VOLUME /var/lib/temper
 CMD ["temper", "worker"]
