@@ -1,0 +1,136 @@
+"""All SQL of jobs and their stages. Functions take a session and never commit."""
+
+import gzip
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, cast
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from service.database import now
+from service.jobs.schemas import MergeJob, Stage, Status
+from service.jobs.tables import DocumentRow, IdempotencyRow, JobRow, StageRow
+
+FINAL = tuple(status.value for status in Status if status.final)
+ACTIVE = (Status.QUEUED.value, Status.RUNNING.value)
+
+
+def add(session: Session, row: JobRow) -> None:
+    session.add(row)
+    session.flush()
+
+
+def get(session: Session, job_id: str) -> JobRow | None:
+    return session.scalar(sa.select(JobRow).where(JobRow.id == job_id))
+
+
+def newest(session: Session, *, after: str | None, limit: int) -> Sequence[JobRow]:
+    """Jobs from the newest on, those older than the job `after`."""
+    query = sa.select(JobRow).order_by(JobRow.seq.desc()).limit(limit)
+    if after is not None:
+        query = query.where(JobRow.seq < sa.select(JobRow.seq).where(JobRow.id == after).scalar_subquery())
+    return session.scalars(query).all()
+
+
+def view(session: Session, row: JobRow) -> MergeJob:
+    """The job as the API returns it."""
+    return views(session, [row])[0]
+
+
+def views(session: Session, rows: Sequence[JobRow]) -> list[MergeJob]:
+    seconds: dict[str, dict[str, float]] = {row.id: {} for row in rows}
+    query = sa.select(StageRow.job_id, StageRow.stage, StageRow.seconds).where(StageRow.job_id.in_(seconds))
+    for job_id, stage, spent in session.execute(query):
+        seconds[job_id][stage] = round(spent, 3)
+    order = [stage.value for stage in Stage]
+    return [
+        MergeJob.model_validate(
+            {
+                **{name: getattr(row, name) for name in MergeJob.model_fields if hasattr(row, name)},
+                "seconds": {stage: seconds[row.id][stage] for stage in order if stage in seconds[row.id]},
+            }
+        )
+        for row in rows
+    ]
+
+
+def waiting(session: Session, lane: str) -> Sequence[JobRow]:
+    """Jobs of a lane that are not final, oldest first."""
+    query = sa.select(JobRow).where(JobRow.lane == lane, JobRow.status.in_(ACTIVE)).order_by(JobRow.seq)
+    return session.scalars(query).all()
+
+
+def unfinished(session: Session, digest: str, lane_prefix: str) -> JobRow | None:
+    """The newest job of the same request that is not final, among the lanes that begin with `lane_prefix`."""
+    query = (
+        sa.select(JobRow)
+        .where(JobRow.digest == digest, JobRow.status.in_(ACTIVE), JobRow.lane.startswith(lane_prefix))
+        .order_by(JobRow.seq.desc())
+        .limit(1)
+    )
+    return session.scalar(query)
+
+
+def change(session: Session, job_id: str, *conditions: sa.ColumnElement[bool], **values: Any) -> bool:
+    """Change a job if all conditions still hold; says whether it did."""
+    statement = sa.update(JobRow).where(JobRow.id == job_id, *conditions).values(**values)
+    return cast("sa.CursorResult[Any]", session.execute(statement)).rowcount > 0
+
+
+# Stages
+
+
+def stages(session: Session, job_id: str) -> dict[Stage, StageRow]:
+    rows = session.scalars(sa.select(StageRow).where(StageRow.job_id == job_id))
+    return {Stage(row.stage): row for row in rows}
+
+
+def stage(session: Session, job_id: str, which: Stage) -> StageRow | None:
+    return session.get(StageRow, (job_id, which.value))
+
+
+def start_stage(session: Session, job_id: str, which: Stage) -> StageRow:
+    """The stage's row, one crash more on its account until it gets on or ends."""
+    row = stage(session, job_id, which)
+    if row is None:
+        row = StageRow(job_id=job_id, stage=which.value, seconds=0.0, furthest=0, crashes=0)
+        session.add(row)
+    row.crashes += 1
+    session.flush()
+    return row
+
+
+def finish_stage(session: Session, job_id: str, which: Stage, seconds: float, at: datetime) -> None:
+    row = stage(session, job_id, which)
+    if row is not None:
+        row.finished_at, row.seconds, row.crashes = at, seconds, 0
+
+
+def forgive(session: Session, job_id: str) -> None:
+    """Clear the crash counts: someone asked for the job again."""
+    session.execute(sa.update(StageRow).where(StageRow.job_id == job_id).values(crashes=0))
+
+
+# What stages leave behind
+
+
+def document(session: Session, job_id: str, name: str) -> str | None:
+    row = session.get(DocumentRow, (job_id, name))
+    return gzip.decompress(row.content).decode() if row else None
+
+
+def put_document(session: Session, job_id: str, name: str, text: str) -> None:
+    session.merge(DocumentRow(job_id=job_id, name=name, content=gzip.compress(text.encode(), 6)))
+
+
+# Idempotency
+
+
+def first_answer(session: Session, key: str) -> IdempotencyRow | None:
+    return session.get(IdempotencyRow, key)
+
+
+def keep_answer(session: Session, key: str, digest: str, answer: dict[str, Any]) -> None:
+    session.add(IdempotencyRow(key=key, digest=digest, answer=answer, created_at=now()))
+    session.flush()
