@@ -1,0 +1,247 @@
+"""Can these models be merged? Answered from configs, headers and tokenizer files: no weight is read. No torch."""
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optimizer.errors import CheckpointError, PoolError
+from optimizer.merging.checkpoint.files import MAX_TOKENIZER, file_of, read_json
+from optimizer.merging.checkpoint.header import FLOATS, MAX_CONFIG, TensorInfo, read_config, read_headers, refuse_code
+from optimizer.merging.layout import Layout, without_tied_head
+
+#: config keys that change what the same weights compute, or explain a difference in shapes. Missing on one side says
+#: nothing (a default), so keys are compared where both configs have them.
+CONFIG_KEYS = (
+    "architectures", "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size",
+    "num_attention_heads", "num_key_value_heads", "head_dim", "tie_word_embeddings", "hidden_act", "hidden_activation",
+    "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "rope_theta", "rope_scaling", "rope_parameters",
+    "rotary_pct", "rotary_emb_base", "partial_rotary_factor", "sliding_window", "layer_types", "use_parallel_residual",
+    "parallel_residual", "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar",
+    "num_local_experts", "num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob",
+)  # fmt: skip
+SENTENCEPIECE = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "spiece.model")
+SHOWN = 6
+UNQUANTISED = "give the checkpoint before quantisation"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a model folder says without its weights. `template` is its chat template, None where it has none."""
+
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    infos: Mapping[str, TensorInfo]
+    tokenizer: Mapping[str, Any]
+    template: str | None
+
+    @classmethod
+    def read(cls, name: str, folder: Path) -> "ModelFolder":
+        """Read config, headers and tokenizer files.
+
+        Raises:
+            CheckpointError: the folder is damaged, unsafe, quantised, or its config and weights contradict each other.
+        """
+        config = read_config(folder)
+        if config.get("quantization_config"):
+            raise CheckpointError(
+                f"{folder}: quantised weights cannot be merged", mend="give the unquantised checkpoint"
+            )
+        infos = without_tied_head(read_headers(folder), config)
+        if odd := [n for n, info in infos.items() if info.dtype.startswith("F") and info.dtype not in FLOATS]:
+            raise CheckpointError(
+                f"{folder}: tensor {odd[0]} is in {infos[odd[0]].dtype}, expected one of {', '.join(sorted(FLOATS))}",
+                mend=UNQUANTISED,
+            )
+        _match_config(folder, config, infos)
+        return cls(name, folder, config, infos, _tokenizer(folder), chat_template(folder))
+
+
+def check_pool(base: Path, models: Mapping[str, Path]) -> Layout:
+    """The layout that all models of the pool share.
+
+    Raises:
+        CheckpointError: a folder cannot be read safely.
+        PoolError: the models differ in architecture, config, tensors, vocabulary, tokenizer or chat template; the
+            message lists every difference.
+    """
+    root = ModelFolder.read("base", base)
+    pool = [ModelFolder.read(name, folder) for name, folder in models.items()]
+    found = {model.name: differences(root, model) for model in pool}
+    lines = [f"{name} ({models[name]}):\n" + _indent(parts) for name, parts in found.items() if parts]
+    if templates := _template_differences([root, *pool]):
+        lines.append("chat templates:\n" + _indent(templates))
+    if lines:
+        raise PoolError(
+            f"the pool cannot be merged; differences from the base ({base}):\n" + "\n".join(lines),
+            mend="merge only models that were trained from this base without changes to architecture or tokenizer",
+        )
+    return Layout.of(root.infos)
+
+
+def differences(base: ModelFolder, model: ModelFolder) -> list[str]:
+    """What keeps `model` from being merged with `base`, a line or short block each; empty where nothing does."""
+    lines = []
+    for key in CONFIG_KEYS:
+        ours, theirs = _setting(base.config, key), _setting(model.config, key)
+        if ours is not None and theirs is not None and ours != theirs:
+            lines.append(f"config {key}: {_short(ours)} in the base, {_short(theirs)} here")
+    missing = [name for name in base.infos if name not in model.infos]
+    added = [name for name in model.infos if name not in base.infos]
+    lines += _some("- tensor {} missing here", missing) + _some("+ tensor {} not in the base", added)
+    reshaped = [name for name, info in base.infos.items() if _shape(model, name) not in (None, info.shape)]
+    pairs = [
+        f"{name}: {list(base.infos[name].shape)} in the base, {list(model.infos[name].shape)}" for name in reshaped
+    ]
+    return lines + _some("tensor {} here", pairs) + _tokenizer_differences(base.tokenizer, model.tokenizer)
+
+
+def chat_template(folder: Path) -> str | None:
+    """The default chat template of a model folder: chat_template.jinja, else the one in tokenizer_config.json."""
+    if file := file_of(folder, "chat_template.jinja"):
+        if file.stat().st_size > MAX_CONFIG:
+            raise CheckpointError(f"{folder}/chat_template.jinja: over {MAX_CONFIG:,} bytes")
+        return file.read_text(encoding="utf-8")
+    if file := file_of(folder, "tokenizer_config.json"):
+        settings = read_json(file, MAX_TOKENIZER)
+        refuse_code(settings, folder / "tokenizer_config.json")
+        template = settings.get("chat_template")
+        if isinstance(template, list):
+            named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+            template = named.get("default")
+        return template if isinstance(template, str) else None
+    return None
+
+
+def template_folder(base: Path, models: Iterable[Path]) -> Path:
+    """Whose tokenizer files and chat template a merge carries: the base's, or, where the base was never taught to
+    chat, those of the first model that has a template."""
+    return next((folder for folder in (base, *models) if chat_template(folder) is not None), base)
+
+
+def _match_config(folder: Path, config: Mapping[str, Any], infos: Mapping[str, TensorInfo]) -> None:
+    """Refuse a config that promises another model than the headers hold, before anything is built from it."""
+    layout = Layout.of(infos)
+    layers, hidden = config.get("num_hidden_layers"), config.get("hidden_size")
+    if layers is not None and layout.layers and layers != layout.layers:
+        raise CheckpointError(
+            f"{folder}: config.json says num_hidden_layers {layers:,}, the weights have {layout.layers}",
+            mend="fetch or save the checkpoint again",
+        )
+    embeddings = [infos[name].shape for name in layout.members("embedding") if len(infos[name].shape) == 2]
+    if hidden is not None and embeddings and not any(hidden in shape for shape in embeddings):
+        raise CheckpointError(
+            f"{folder}: config.json says hidden_size {hidden:,}, the embedding has shape {list(embeddings[0])}",
+            mend="fetch or save the checkpoint again",
+        )
+
+
+def _setting(config: Mapping[str, Any], key: str) -> Any:
+    """A config value; transformers 5 keeps rope_theta and rope_scaling inside rope_parameters."""
+    if key == "rope_parameters":
+        return None
+    value = config.get(key)
+    rope = config.get("rope_parameters")
+    if isinstance(rope, dict):
+        if key == "rope_theta" and value is None:
+            return rope.get("rope_theta")
+        if key == "rope_scaling" and value is None:
+            value = {k: v for k, v in rope.items() if k != "rope_theta"}
+    if key == "rope_scaling":
+        kind = value.get("rope_type", value.get("type", "default")) if isinstance(value, dict) else "default"
+        rest = {k: v for k, v in value.items() if k not in ("rope_type", "type")} if isinstance(value, dict) else {}
+        return "default" if kind == "default" else {"rope_type": kind, **rest}
+    return value
+
+
+def _tokenizer(folder: Path) -> dict[str, Any]:
+    """What decides how text becomes ids: vocabulary, merges, added tokens, normaliser and splitter.
+
+    Padding, truncation and the post-processor are settings of a run, which trainers leave behind; they are left out.
+    """
+    if file := file_of(folder, "tokenizer.json"):
+        whole = read_json(file, MAX_TOKENIZER)
+        model = whole.get("model") or {}
+        merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model.get("merges") or []]
+        added = {entry.get("content"): entry.get("id") for entry in whole.get("added_tokens") or []}
+        vocabulary = model.get("vocab") or {}
+        if isinstance(vocabulary, list):  # unigram models: [[token, score], …]
+            vocabulary = {str(token): [index, score] for index, (token, score) in enumerate(vocabulary)}
+        return {
+            "kind": model.get("type"),
+            "vocabulary": vocabulary,
+            "merges": merges,
+            "added tokens": added,
+            "normalizer": whole.get("normalizer"),
+            "pre_tokenizer": whole.get("pre_tokenizer"),
+        }
+    return {f"file {name}": file.read_bytes() for name in SENTENCEPIECE if (file := file_of(folder, name))}
+
+
+def _tokenizer_differences(base: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
+    """Both say how they tokenise, and not the same. A folder without tokenizer files is taken to use its base's."""
+    lines: list[str] = []
+    if not base or not model or base == model:
+        return lines
+    if base.keys() != model.keys():
+        return [f"tokenizer: {', '.join(base)} in the base, {', '.join(model)} here"]
+    for part, ours in base.items():
+        theirs = model[part]
+        if ours == theirs:
+            continue
+        if isinstance(ours, dict) and isinstance(theirs, dict) and part in ("vocabulary", "added tokens"):
+            lines += _some(f"- tokenizer {part}: {{}} missing here", [repr(t) for t in ours if t not in theirs])
+            lines += _some(f"+ tokenizer {part}: {{}} not in the base", [repr(t) for t in theirs if t not in ours])
+            moved = [f"{t!r} is {ours[t]} in the base, {theirs[t]}" for t in ours if theirs.get(t, ours[t]) != ours[t]]
+            lines += _some(f"tokenizer {part}: {{}} here", moved)
+        else:
+            lines.append(f"tokenizer {part} differs from the base's" + _first_difference(ours, theirs))
+    return lines
+
+
+def _first_difference(ours: Any, theirs: Any) -> str:
+    if isinstance(ours, list) and isinstance(theirs, list):
+        at = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
+        if at is None:
+            return f": {len(ours)} there, {len(theirs)} here"
+        return f": number {at} is {ours[at]!r} there, {theirs[at]!r} here"
+    if isinstance(ours, bytes):
+        return ""
+    return f": {_short(ours)} there, {_short(theirs)} here"
+
+
+def _template_differences(pool: list[ModelFolder]) -> list[str]:
+    """A diff for every model whose chat template is not the first one of the pool's."""
+    owners = [model for model in pool if model.template is not None]
+    lines: list[str] = []
+    for model in owners[1:]:
+        first, other = (owners[0].template or "").strip(), (model.template or "").strip()
+        if first != other:
+            diff = difflib.unified_diff(
+                first.splitlines(), other.splitlines(), owners[0].name, model.name, lineterm="", n=0
+            )
+            shown = [_short(line) for line in diff]
+            lines += shown[:12] + ([f"… {len(shown) - 12} more lines"] if len(shown) > 12 else [])
+    return lines
+
+
+def _shape(model: ModelFolder, name: str) -> tuple[int, ...] | None:
+    info = model.infos.get(name)
+    return info.shape if info else None
+
+
+def _some(line: str, things: list[str]) -> list[str]:
+    shown = [line.format(thing) for thing in things[:SHOWN]]
+    return shown + ([f"… and {len(things) - SHOWN} more like the last"] if len(things) > SHOWN else [])
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 120 else text[:117] + "…"
+
+
+def _indent(lines: list[str]) -> str:
+    return "\n".join(f"  {line}" for line in lines)

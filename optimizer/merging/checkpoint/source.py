@@ -1,0 +1,50 @@
+"""Lazy reading of a checkpoint: tensors are views of memory-mapped files, read from disk when they are touched."""
+
+import mmap
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from optimizer.merging.checkpoint.header import TensorInfo, read_config, read_headers
+from optimizer.merging.layout import without_tied_head
+
+DTYPES: dict[str, torch.dtype] = {
+    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2, "U16": torch.uint16, "I16": torch.int16, "F16": torch.float16,
+    "BF16": torch.bfloat16, "U32": torch.uint32, "I32": torch.int32, "F32": torch.float32, "U64": torch.uint64,
+    "I64": torch.int64, "F64": torch.float64,
+}  # fmt: skip
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class Checkpoint:
+    """A checkpoint folder: `.config`, `.infos` (headers by tensor name), and `.read`.
+
+    Opening reads and checks the headers only.
+
+    Raises:
+        CheckpointError: see `read_headers` and `read_config`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = read_config(folder)
+        self.infos: dict[str, TensorInfo] = without_tied_head(read_headers(folder), self.config)
+        self._maps: dict[Path, mmap.mmap] = {}
+
+    def read(self, name: str) -> Tensor:
+        """The tensor, on the CPU, in the file's dtype. A view of the mapped file: never write to it."""
+        info = self.infos[name]
+        dtype = DTYPES[info.dtype]
+        if info.numel == 0:
+            return torch.empty(info.shape, dtype=dtype)
+        flat = torch.frombuffer(self._map(info.file), dtype=dtype, count=info.numel, offset=info.begin)
+        return flat.view(info.shape)
+
+    def _map(self, file: Path) -> mmap.mmap:
+        if file not in self._maps:
+            with file.open("rb") as stream:
+                # private copy-on-write: torch warns about read-only memory, and a stray write never reaches the disk
+                self._maps[file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+        return self._maps[file]
