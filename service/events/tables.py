@@ -12,8 +12,8 @@ from service.database import Base, Json, UtcDateTime, now
 class EventRow(Base):
     """One line of history; ids grow, over all jobs."""
 
-    __tablename__ = "events"
-    __table_args__ = (sa.Index("ix_events_job", "job_id", "id"), {"sqlite_autoincrement": True})
+    __tablename__ = "job_events"
+    __table_args__ = (sa.Index("ix_job_events_job", "job_id", "id"), {"sqlite_autoincrement": True})
 
     id: Mapped[int] = mapped_column(
         sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True

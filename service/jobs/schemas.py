@@ -1,4 +1,4 @@
-"""A merge job as people write it and as they read it back. The job file (YAML) and the HTTP body are the same object."""
+"""A merge job as people write it and as they read it back. Job file (YAML) and HTTP body are the same object."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -109,6 +109,7 @@ class TrialView(BaseModel):
     seconds: float
     seed: int
     worker: str
+    note: str = Field(default="", description="why the trial is invalid or failed")
     created_at: datetime
     coefficients: dict[str, dict[str, float]] | None = Field(default=None, description="model → group → λ")
 

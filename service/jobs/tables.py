@@ -12,8 +12,8 @@ from service.database import Base, Json, UtcDateTime, now
 class JobRow(Base):
     """One job. `seq` orders jobs whatever the clock does.
 
-    `attempt` counts submissions of the same job (resume adds one), `owner` is the worker that runs it now, `lane` who may
-    run it: "shared" is any worker, anything else one `temper run`. `digest` is the SHA-256 of the request.
+    `attempt` counts submissions of the same job (resume adds one), `owner` is the worker that runs it now, `lane` who
+    may run it: "shared" is any worker, anything else one `temper run`. `digest` is the SHA-256 of the request.
     """
 
     __tablename__ = "jobs"
@@ -38,7 +38,10 @@ class JobRow(Base):
 
 
 class StageRow(Base):
-    """One stage of one job. `crashes` counts starts since the stage last got on: a job that kills its worker is given up."""
+    """One stage of one job.
+
+    `crashes` counts starts since the stage last got on: a job that kills its worker again and again is given up.
+    """
 
     __tablename__ = "job_stages"
 

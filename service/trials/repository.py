@@ -56,7 +56,7 @@ def _enter_front(session: Session, job_id: str, scores: Mapping[str, float]) -> 
 
 def _dominates(left: Mapping[str, float], right: Mapping[str, float]) -> bool:
     """At least as good on every axis and better on one."""
-    pairs = [(left[axis], right[axis]) for axis in left]
+    pairs = [(left.get(axis, 0.0), right.get(axis, 0.0)) for axis in left.keys() | right.keys()]
     return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
 
 

@@ -12,7 +12,7 @@ from service.database import Base, Json, UtcDateTime, now
 class TrialRow(Base):
     """One candidate. `coefficients` is {models, groups, values}; `prompt_scores` is axis → one score a prompt."""
 
-    __tablename__ = "trials"
+    __tablename__ = "job_trials"  # Optuna's own table in the same database is called `trials`
 
     job_id: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
