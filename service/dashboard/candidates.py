@@ -1,0 +1,93 @@
+"""Trials as a page shows them: what kind of candidate each is, the order of the table, the points of the plot."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+from service.dashboard.formatting import words
+from service.jobs.schemas import MergeJob, TrialView
+
+BEHAVIOUR = ("refusal", "compliance")
+POINTS = 1500
+
+Kind = Literal["model", "uniform", "start", "gradient", "search"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trial with what a page says about it. `domains` is the mean over the domain axes, `mean` over all axes."""
+
+    trial: TrialView
+    kind: Kind
+    title: str
+    winner: bool
+    domains: float | None
+    mean: float
+
+
+def axes_of(trials: Sequence[TrialView]) -> tuple[str, ...]:
+    """Every axis any trial was scored on: refusal and compliance first, then the domains by name."""
+    seen = {axis for trial in trials for axis in trial.scores}
+    return (*(axis for axis in BEHAVIOUR if axis in seen), *sorted(seen - set(BEHAVIOUR)))
+
+
+def mean_domain(scores: Mapping[str, float]) -> float | None:
+    """Mean over the axes that are domains; None when there is none."""
+    domains = [value for axis, value in scores.items() if axis not in BEHAVIOUR]
+    return fmean(domains) if domains else None
+
+
+def candidates(job: MergeJob, trials: Sequence[TrialView]) -> list[Candidate]:
+    """All trials of `job`, the best first: the winner, the front, the rest; each by its mean over the axes."""
+    found = [_candidate(job, trial) for trial in trials]
+    return sorted(
+        found,
+        key=lambda c: (not c.winner, not c.trial.on_front, c.trial.state != "complete", -c.mean, c.trial.number),
+    )
+
+
+def points(ranked: Sequence[Candidate]) -> list[dict[str, object]]:
+    """What the plot draws, at most about POINTS of them: invalid trials are left out, then the worst.
+
+    Models, the uniform merge, the winner and the front always stay.
+    """
+    drawn = [c for c in ranked if c.trial.state == "complete" and c.trial.scores]
+    kept = [
+        c for i, c in enumerate(drawn) if i < POINTS or c.winner or c.trial.on_front or c.kind in ("model", "uniform")
+    ]
+    return [
+        {
+            "number": c.trial.number,
+            "title": c.title,
+            "kind": c.kind,
+            "front": c.trial.on_front,
+            "winner": c.winner,
+            "scores": {**c.trial.scores, **({} if c.domains is None else {"domains": c.domains})},
+            "judged": c.trial.judged,
+        }
+        for c in kept
+    ]
+
+
+def _candidate(job: MergeJob, trial: TrialView) -> Candidate:
+    kind, title = _kind(trial.origin, job.request.models)
+    mean = fmean(trial.scores.values()) if trial.scores else 0.0
+    return Candidate(trial, kind, title, trial.number == job.winner, mean_domain(trial.scores), mean)
+
+
+def _kind(origin: str, models: Collection[str]) -> tuple[Kind, str]:
+    """What an origin stands for: a model alone, the uniform merge, another start, the gradient, or the sampler."""
+    name = origin.partition(":")[2] or origin
+    if name in models:
+        return "model", f"{name} alone"
+    if origin == "uniform":
+        return "uniform", "uniform merge"
+    if origin.startswith("gradient"):
+        return "gradient", words(origin)
+    if origin in _SAMPLERS:
+        return "search", origin
+    return "start", words(origin)
+
+
+_SAMPLERS = frozenset({"sampler", "search", "auto", "tpe", "cmaes", "nsgaii", "gp", "random", "qmc"})

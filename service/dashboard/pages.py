@@ -1,0 +1,107 @@
+"""The pages people look at: the list of jobs and the page of one. HTML is written here alone, by the server."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+from urllib.parse import quote, urlsplit
+
+from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+
+from service.dashboard.candidates import candidates, points
+from service.dashboard.joblist import job_list
+from service.dashboard.jobpage import Asked, job_page, points_revision
+from service.dashboard.rendering import FreshFiles, PageRoute, render
+from service.jobs import service as jobs
+from service.kit.dependencies import AppDatabase, AppSettings
+from service.kit.errors import ConflictError, ServiceError
+from service.trials import repository as trials
+
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
+
+Number = Annotated[int | None, Query(ge=0, lt=2**31)]
+
+
+class CrossSiteError(ServiceError):
+    """Another site's page tries to act in the reader's name."""
+
+    status = 403
+
+
+def install(app: FastAPI) -> None:
+    """Add the pages and their static files to `app`, whose `state` has `database` and `settings`."""
+    app.include_router(router)
+    app.mount("/static", FreshFiles(), name="static")
+
+
+@router.get("/")
+def list_page(request: Request, database: AppDatabase, after: str | None = None) -> HTMLResponse:
+    """All jobs, the newest first."""
+    with database.read() as session:
+        context = job_list(session, after, datetime.now(UTC))
+    return render("jobs.html", **context, here=_here(request))
+
+
+@router.get("/jobs/{job_id}")
+def one_page(
+    request: Request,
+    job_id: str,
+    database: AppDatabase,
+    settings: AppSettings,
+    page: Annotated[int, Query(ge=1, lt=2**31)] = 1,
+    trial: Number = None,
+) -> HTMLResponse:
+    """One job; `page` of its trials' table, and the `trial` whose coefficients to show (the winner's otherwise)."""
+    with database.read() as session:
+        row = jobs.found(session, job_id)
+        context = job_page(session, row, Asked(page, trial), datetime.now(UTC))
+    return render("job.html", **context, artifact=None, here=_here(request))
+
+
+@router.get("/jobs/{job_id}/points")
+def plot_points(job_id: str, database: AppDatabase) -> JSONResponse:
+    """What the plot of a job's page draws."""
+    with database.read() as session:
+        job = jobs.read(session, job_id)
+        revision = points_revision(session, job)
+        ranked = candidates(job, trials.listed(session, job_id))
+    return JSONResponse({"revision": revision, "points": points(ranked)}, headers={"Cache-Control": "no-store"})
+
+
+@router.post("/jobs/{job_id}/cancel")
+def cancel(request: Request, job_id: str, database: AppDatabase) -> RedirectResponse:
+    """The cancel button. A job that ended in the meantime stays as it is, and the page shows how."""
+    _same_site(request)
+    try:
+        with database.write() as session:
+            jobs.cancel(session, job_id)
+    except ConflictError:
+        pass
+    return _back(job_id)
+
+
+@router.post("/jobs/{job_id}/resume")
+def resume(request: Request, job_id: str, database: AppDatabase, settings: AppSettings) -> RedirectResponse:
+    """The resume button of a failed or cancelled job."""
+    _same_site(request)
+    with database.write() as session:
+        jobs.resume(session, job_id, silence_seconds=settings.silence_seconds)
+    return _back(job_id)
+
+
+def _back(job_id: str) -> RedirectResponse:
+    return RedirectResponse(f"/jobs/{quote(job_id, safe='')}", 303)
+
+
+def _here(request: Request) -> str:
+    return str(request.base_url).rstrip("/")
+
+
+def _same_site(request: Request) -> None:
+    """Browsers say where a form came from; a form of another site is refused.
+
+    Raises:
+        CrossSiteError
+    """
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise CrossSiteError(f"the form comes from {origin}, not from this site")

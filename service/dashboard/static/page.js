@@ -1,0 +1,35 @@
+// Small comforts of every page: times in the reader's zone, buttons that copy a command.
+
+const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+
+/** Bring what the server sent into shape; safe to call again after every refresh. */
+export function dress() {
+  for (const element of document.querySelectorAll("time[data-form]")) {
+    const moment = new Date(element.dateTime);
+    element.title = element.dateTime;
+    element.textContent = element.dataset.form === "clock" ? clock.format(moment) : full.format(moment);
+  }
+  for (const button of document.querySelectorAll("button.copy[hidden]")) button.hidden = false;
+}
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest?.("button.copy");
+  if (!button) return;
+  const source = button.parentElement.querySelector("pre");
+  const copied = await copy(source);
+  button.textContent = copied ? "Copied" : "Selected";
+  setTimeout(() => { button.textContent = "Copy"; }, 1600);
+});
+
+/** The clipboard needs a secure page; elsewhere the text is selected, ready for the reader's own copy. */
+async function copy(source) {
+  if (navigator.clipboard) {
+    try {
+      await navigator.clipboard.writeText(source.textContent);
+      return true;
+    } catch { /* refused: fall through to selecting */ }
+  }
+  getSelection().selectAllChildren(source);
+  return false;
+}
