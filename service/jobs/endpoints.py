@@ -14,7 +14,10 @@ from service.kit.errors import NotFoundError
 router = APIRouter(prefix="/v1/merge_jobs", tags=["merge jobs"])
 
 #: a report is one page with its scripts inside; it may run them and reach nothing
-REPORT_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; sandbox allow-scripts"
+REPORT_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
+    "sandbox allow-scripts"
+)
 
 IdempotencyKey = Annotated[
     str | None,
@@ -26,11 +29,9 @@ IdempotencyKey = Annotated[
 def submit(request: MergeJobRequest, response: Response, database: AppDatabase, key: IdempotencyKey = None) -> MergeJob:
     """Submit a job. It is checked first: fields, folders, and whether the models can be merged."""
     try:
-        with database.write() as session:
-            job = service.submit(session, request, key=key)
+        job = service.accept(database, request, key=key)
     except IntegrityError:  # the same key at the same moment: the other one was first
-        with database.write() as session:
-            job = service.submit(session, request, key=key)
+        job = service.accept(database, request, key=key)
     response.headers["Location"] = f"/v1/merge_jobs/{job.id}"
     return job
 

@@ -94,7 +94,7 @@ def start_stage(session: Session, job_id: str, which: Stage) -> StageRow:
     """The stage's row, one crash more on its account until it gets on or ends."""
     row = stage(session, job_id, which)
     if row is None:
-        row = StageRow(job_id=job_id, stage=which.value, seconds=0.0, furthest=0, crashes=0)
+        row = StageRow(job_id=job_id, stage=which.value, seconds=0.0, furthest={}, crashes=0)
         session.add(row)
     row.crashes += 1
     session.flush()

@@ -1,4 +1,7 @@
-"""What can be done with jobs. Functions take a session and never commit; the caller's transaction is the unit of work."""
+"""What can be done with jobs.
+
+Functions take a session and never commit: the caller's transaction is the unit of work. Only `accept` opens its own.
+"""
 
 import hashlib
 import json
@@ -8,7 +11,7 @@ from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
-from service.database import now
+from service.database import Database, now
 from service.events import repository as events
 from service.jobs import repository, validation
 from service.jobs.schemas import MergeJob, MergeJobRequest, Page, Status
@@ -26,8 +29,8 @@ def digest(request: MergeJobRequest) -> str:
     return hashlib.sha256((text + "|" + "|".join(request.models)).encode()).hexdigest()
 
 
-def submit(session: Session, request: MergeJobRequest, *, key: str | None = None, lane: str = SHARED) -> MergeJob:
-    """Check and store a job; workers see it as soon as the transaction is committed.
+def accept(database: Database, request: MergeJobRequest, *, key: str | None = None, lane: str = SHARED) -> MergeJob:
+    """Check a job and store it; the check reads files, and no transaction waits for that.
 
     Args:
         key: of idempotency; the same key with the same request gives the first answer again.
@@ -35,15 +38,34 @@ def submit(session: Session, request: MergeJobRequest, *, key: str | None = None
     Raises:
         InvalidError: the job cannot succeed, or the key came with another request before.
     """
-    asked = digest(request)
-    if key is not None and (first := repository.first_answer(session, key)):
-        if first.digest != asked:
-            raise InvalidError(
-                f"Idempotency-Key {key!r} was sent with another body before",
-                mend="send a new key with a new request",
-            )
-        return MergeJob.model_validate(first.answer)
+    with database.read() as session:
+        first = replay(session, request, key)
+    if first is not None:
+        return first
     validation.check(request)
+    with database.write() as session:
+        return replay(session, request, key) or submit(session, request, key=key, lane=lane)
+
+
+def replay(session: Session, request: MergeJobRequest, key: str | None) -> MergeJob | None:
+    """The first answer to an idempotency key, if there was one.
+
+    Raises:
+        InvalidError: the key came with another request.
+    """
+    first = repository.first_answer(session, key) if key is not None else None
+    if first is None:
+        return None
+    if first.digest != digest(request):
+        raise InvalidError(
+            f"Idempotency-Key {key!r} was sent with another body before", mend="send a new key with a new request"
+        )
+    return MergeJob.model_validate(first.answer)
+
+
+def submit(session: Session, request: MergeJobRequest, *, key: str | None = None, lane: str = SHARED) -> MergeJob:
+    """Store a job that has been checked; workers see it as soon as the transaction is committed."""
+    asked = digest(request)
     row = JobRow(
         id=f"job_{time.time_ns() // 1_000_000:011x}{secrets.token_hex(5)}",
         name=request.name,

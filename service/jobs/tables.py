@@ -40,7 +40,8 @@ class JobRow(Base):
 class StageRow(Base):
     """One stage of one job.
 
-    `crashes` counts starts since the stage last got on: a job that kills its worker again and again is given up.
+    `crashes` counts starts since the stage last got further than ever: a job that kills its worker again and again is
+    given up. `furthest` is how far it got in each of its units.
     """
 
     __tablename__ = "job_stages"
@@ -50,7 +51,7 @@ class StageRow(Base):
     started_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     seconds: Mapped[float] = mapped_column(default=0.0)
-    furthest: Mapped[int] = mapped_column(default=0)
+    furthest: Mapped[dict[str, int]] = mapped_column(Json, default=dict)
     crashes: Mapped[int] = mapped_column(default=0)
     result: Mapped[dict[str, Any] | None] = mapped_column(Json)
 
