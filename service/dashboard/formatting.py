@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from jinja2 import Environment
 from markupsafe import Markup
 
+_FORMS = {"full": "%-d %b %Y, %H:%M UTC", "short": "%-d %b, %H:%M", "clock": "%H:%M:%S"}
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
@@ -70,7 +71,7 @@ def moment(value: datetime | None, form: str = "full") -> Markup:
     if value is None:
         return Markup("–")
     utc = aware(value)
-    text = utc.strftime("%H:%M:%S") if form == "clock" else utc.strftime("%-d %b %Y, %H:%M UTC")
+    text = utc.strftime(_FORMS[form])
     return Markup('<time datetime="{}" data-form="{}">{}</time>').format(utc.isoformat(), form, text)
 
 

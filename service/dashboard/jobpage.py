@@ -81,7 +81,7 @@ def trouble(error: str | None) -> Trouble | None:
 
 def rule(select: SelectSettings) -> str:
     """The rule that picks the winner, in words."""
-    aim = "the mean over the domains" if select.maximize == "domains" else words(select.maximize)
+    aim = "mean over the domains" if select.maximize == "domains" else words(select.maximize)
     floors = [
         f"{'domains' if axis == 'domains' else words(axis)} at least {floor.at_least:g}"
         + (f" × {floor.of}’s" if floor.of else "")

@@ -7,7 +7,9 @@ from urllib.parse import quote, urlsplit
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 
+from service.artifacts.store import Store
 from service.dashboard.candidates import candidates, points
+from service.dashboard.downloads import downloads
 from service.dashboard.joblist import job_list
 from service.dashboard.jobpage import Asked, job_page, points_revision
 from service.dashboard.rendering import FreshFiles, PageRoute, render
@@ -54,7 +56,8 @@ def one_page(
     with database.read() as session:
         row = jobs.found(session, job_id)
         context = job_page(session, row, Asked(page, trial), datetime.now(UTC))
-    return render("job.html", **context, artifact=None, here=_here(request))
+    artifact = downloads(context["job"], Store(settings.artifacts), _here(request))
+    return render("job.html", **context, artifact=artifact)
 
 
 @router.get("/jobs/{job_id}/points")

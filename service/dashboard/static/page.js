@@ -1,14 +1,18 @@
 // Small comforts of every page: times in the reader's zone, buttons that copy a command.
 
-const full = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+const time = { hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+const forms = {
+  full: new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", year: "numeric", ...time }),
+  short: new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", ...time }),
+  clock: new Intl.DateTimeFormat(undefined, { ...time, second: "2-digit" }),
+};
 
 /** Bring what the server sent into shape; safe to call again after every refresh. */
 export function dress() {
   for (const element of document.querySelectorAll("time[data-form]")) {
     const moment = new Date(element.dateTime);
-    element.title = element.dateTime;
-    element.textContent = element.dataset.form === "clock" ? clock.format(moment) : full.format(moment);
+    element.title = forms.full.format(moment);
+    element.textContent = forms[element.dataset.form].format(moment);
   }
   for (const button of document.querySelectorAll("button.copy[hidden]")) button.hidden = false;
 }
