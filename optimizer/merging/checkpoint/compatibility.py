@@ -100,20 +100,24 @@ def differences(base: ModelFolder, model: ModelFolder) -> list[str]:
 
 
 def chat_template(folder: Path) -> str | None:
-    """The default chat template of a model folder: chat_template.jinja, else the one in tokenizer_config.json."""
-    if file := file_of(folder, "chat_template.jinja"):
-        if file.stat().st_size > MAX_CONFIG:
-            raise CheckpointError(f"{folder}/chat_template.jinja: over {MAX_CONFIG:,} bytes")
-        return file.read_text(encoding="utf-8")
+    """The default chat template of a model folder: chat_template.jinja, else the one in tokenizer_config.json.
+
+    Raises:
+        CheckpointError: too large, not JSON, or a tokenizer that asks for code of its own.
+    """
+    template: object = None
     if file := file_of(folder, "tokenizer_config.json"):
         settings = read_json(file, MAX_TOKENIZER)
         refuse_code(settings, folder / "tokenizer_config.json")
         template = settings.get("chat_template")
-        if isinstance(template, list):
+        if isinstance(template, list):  # several, by name
             named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
             template = named.get("default")
-        return template if isinstance(template, str) else None
-    return None
+    if file := file_of(folder, "chat_template.jinja"):
+        if file.stat().st_size > MAX_CONFIG:
+            raise CheckpointError(f"{folder}/chat_template.jinja: over {MAX_CONFIG:,} bytes")
+        template = file.read_text(encoding="utf-8")
+    return template if isinstance(template, str) else None
 
 
 def template_folder(base: Path, models: Iterable[Path]) -> Path:
