@@ -1,4 +1,4 @@
-"""What an objective says about a candidate. Imports no torch."""
+"""What an objective gives: a value an axis, and the score of every prompt. Imports no torch."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class AxisScores:
-    """One axis of a candidate.
+    """One axis of one candidate.
 
     Attributes:
         value: 0 … 1, higher is better.
-        prompts: one score a prompt, in the order of the data set's split.
-        unit: of `prompts` ("nats", "nats/token").
+        prompts: one score a prompt, in the data set's order, in `unit`; higher is better.
+        unit: of `prompts`, such as "nats" or "nats/token".
     """
 
     value: float
@@ -21,7 +21,7 @@ class AxisScores:
 
 @dataclass(frozen=True)
 class Scores(Mapping[str, AxisScores]):
-    """Axis → scores of one candidate. `invalid` says why the candidate must not count (gibberish); empty if it may."""
+    """All axes of one candidate; `invalid` says why a broken candidate counts for nothing, and is empty otherwise."""
 
     axes: Mapping[str, AxisScores]
     invalid: str = ""
