@@ -36,7 +36,7 @@ class DataError(TemperError):
     """A data set, its settings or one of its rows is not what it must be."""
 
 
-class Shortfall(DataError):
+class Shortfall(DataError):  # noqa: N818 - it is what it is called
     """A question writer could not fill its quota within its attempts."""
 
 

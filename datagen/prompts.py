@@ -1,4 +1,4 @@
-"""What a model is told when it is to write a question. One user message, nothing else: small models can follow it too."""
+"""What a model is told when it is to write a question. One user message, nothing else: small models follow it too."""
 
 from collections.abc import Sequence
 

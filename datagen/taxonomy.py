@@ -17,8 +17,8 @@ _SIZE_LIMIT = 1_000_000
 class Category:
     """One hazard category.
 
-    `id` is its short name in every table; `definition` one line for the question writer. For a `locked` category nothing
-    is ever generated: a user may bring questions of it, this tool does not write them.
+    `id` is its short name in every table; `definition` one line for the question writer. For a `locked` category
+    nothing is ever generated: a user may bring questions of it, this tool does not write them.
     """
 
     id: str
@@ -90,5 +90,5 @@ def _category(source: str, number: int, entry: Any) -> Category:
             raise DataError(f"{where} has no text for `{field}`")
     if not isinstance(entry.get("locked", False), bool):
         raise DataError(f"{where} has {entry['locked']!r} for `locked`, expected true or false")
-    fields = (" ".join(entry[field].split()) for field in ("id", "title", "definition"))
-    return Category(*fields, locked=entry.get("locked", False))
+    name, title, definition = (" ".join(entry[field].split()) for field in ("id", "title", "definition"))
+    return Category(name, title, definition, locked=entry.get("locked", False))

@@ -1,8 +1,8 @@
 """The process that runs vLLM: `python -m datagen.engines.vllm_process PARENT_PID`, spoken to in lines of JSON.
 
-A message is `start`, `load`, `call`, `chat` or `abort`; each but `abort` is answered by one line, an `error` among them.
-`chat` is answered by lines of `progress` before. Standard input closing, or the parent being gone, ends the process
-whatever it does at that moment: there is no engine without its owner.
+A message is `start`, `load`, `call`, `chat` or `abort`. Each but `abort` is answered by one line, which may be an
+`error`; lines of `progress` come before the answer to `chat`. Standard input closing, or the parent being gone, ends
+the process whatever it does at that moment: there is no engine without its owner.
 """
 
 import json
@@ -162,8 +162,8 @@ class Server:
 
 
 def _inspect_models_here() -> None:
-    """vLLM looks at an architecture it has not seen before in a process of its own, so that CUDA stays untouched until it
-    forks. Nothing forks here, and that process costs 10–20 s of imports on a machine's first start.
+    """vLLM looks at an architecture it has not seen before in a process of its own, so that CUDA stays untouched until
+    it forks. Nothing forks here, and that process costs 10–20 s of imports on a machine's first start.
     """
     from vllm.model_executor.models import registry
 
@@ -206,17 +206,21 @@ def _handle(server: Server, message: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
+def _failure(error: Exception, what: str) -> dict[str, Any]:
+    """The reply that says so; our own errors say it themselves."""
+    traceback.print_exc()
+    message = getattr(error, "message", None) or f"{what}: {type(error).__name__}: {error}"
+    return {"error": message, "mend": getattr(error, "mend", None)}
+
+
 def main() -> None:
     """Serve the owner until it closes the stream."""
     owner = Owner(int(sys.argv[1]))
     message = owner.next()
     try:
         server = Server(owner, message)
-    except Exception as error:
-        traceback.print_exc()
-        owner.reply(
-            {"error": f"vLLM did not start with {message['model']}: {error}", "mend": getattr(error, "mend", None)}
-        )
+    except Exception as error:  # noqa: BLE001 - the owner is told whatever went wrong
+        owner.reply(_failure(error, f"vLLM did not start with {message['model']}"))
         _leave()
     owner.reply({})
     while True:
@@ -225,10 +229,8 @@ def main() -> None:
             continue
         try:
             owner.reply(_handle(server, message))
-        except Exception as error:
-            traceback.print_exc()
-            said = getattr(error, "message", None) or f"vLLM failed to {message['op']}: {type(error).__name__}: {error}"
-            owner.reply({"error": said, "mend": getattr(error, "mend", None)})
+        except Exception as error:  # noqa: BLE001 - the owner is told whatever went wrong
+            owner.reply(_failure(error, f"vLLM failed to {message['op']}"))
 
 
 if __name__ == "__main__":
