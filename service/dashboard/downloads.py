@@ -33,12 +33,20 @@ class Downloads:
     ways: tuple[Way, ...]
 
 
-def downloads(job: MergeJob, store: Store, here: str) -> Downloads | None:
-    """What there is to fetch; None before the export, or when the artifact is no longer in the store.
+@dataclass(frozen=True)
+class Address:
+    """Where this service is reached, without a slash at its end, and whether it asks for a key there."""
 
-    Args:
-        here: address of this service, without a slash at its end.
-    """
+    url: str
+    locked: bool = False
+
+    def curl(self, options: str, path: str) -> str:
+        key = '-H "Authorization: Bearer $TEMPER_API_KEY" ' if self.locked else ""
+        return f"curl {options} {key}{shlex.quote(self.url + path)}"
+
+
+def downloads(job: MergeJob, store: Store, here: Address) -> Downloads | None:
+    """What there is to fetch; None before the export, or when the artifact is no longer in the store."""
     if job.artifact is None:
         return None
     try:
@@ -50,10 +58,10 @@ def downloads(job: MergeJob, store: Store, here: str) -> Downloads | None:
     return Downloads(artifact.reference, artifact.size, files, _ways(artifact.reference, artifact.name, files, here))
 
 
-def _ways(reference: str, name: str, files: tuple[File, ...], here: str) -> tuple[Way, ...]:
+def _ways(reference: str, name: str, files: tuple[File, ...], here: Address) -> tuple[Way, ...]:
     folder = f"./{name}"
     largest = max(files, key=lambda file: file.size)
-    pull = f"temper pull {reference} {folder} --url {shlex.quote(here)}"
+    pull = f"temper pull {reference} {folder} --url {shlex.quote(here.url)}"
     load = (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f'model = AutoModelForCausalLM.from_pretrained("{folder}")\n'
@@ -62,5 +70,5 @@ def _ways(reference: str, name: str, files: tuple[File, ...], here: str) -> tupl
     return (
         Way("Fetch and verify; run it again to go on after a break", pull),
         Way("Load", load),
-        Way("One file with curl, resumable", f"curl -fL -C - -O {shlex.quote(here + largest.url)}"),
+        Way("One file with curl, resumable", here.curl("-fL -C - -O", largest.url)),
     )

@@ -1,32 +1,27 @@
 """The pages people look at: the list of jobs and the page of one. HTML is written here alone, by the server."""
 
+import contextlib
 from datetime import UTC, datetime
 from typing import Annotated
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 
 from service.artifacts.store import Store
 from service.dashboard.candidates import candidates, points
-from service.dashboard.downloads import downloads
+from service.dashboard.downloads import Address, downloads
 from service.dashboard.joblist import job_list
 from service.dashboard.jobpage import Asked, job_page, points_revision
 from service.dashboard.rendering import FreshFiles, PageRoute, render
 from service.jobs import service as jobs
 from service.kit.dependencies import AppDatabase, AppSettings
-from service.kit.errors import ConflictError, ServiceError
+from service.kit.errors import ConflictError
 from service.trials import repository as trials
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 Number = Annotated[int | None, Query(ge=0, lt=2**31)]
-
-
-class CrossSiteError(ServiceError):
-    """Another site's page tries to act in the reader's name."""
-
-    status = 403
 
 
 def install(app: FastAPI) -> None:
@@ -56,7 +51,9 @@ def one_page(
     with database.read() as session:
         row = jobs.found(session, job_id)
         context = job_page(session, row, Asked(page, trial), datetime.now(UTC))
-    artifact = downloads(context["job"], Store(settings.artifacts), _here(request))
+    artifact = downloads(
+        context["job"], Store(settings.artifacts), Address(_here(request), settings.api_key is not None)
+    )
     return render("job.html", **context, artifact=artifact)
 
 
@@ -71,21 +68,16 @@ def plot_points(job_id: str, database: AppDatabase) -> JSONResponse:
 
 
 @router.post("/jobs/{job_id}/cancel")
-def cancel(request: Request, job_id: str, database: AppDatabase) -> RedirectResponse:
+def cancel(job_id: str, database: AppDatabase) -> RedirectResponse:
     """The cancel button. A job that ended in the meantime stays as it is, and the page shows how."""
-    _same_site(request)
-    try:
-        with database.write() as session:
-            jobs.cancel(session, job_id)
-    except ConflictError:
-        pass
+    with contextlib.suppress(ConflictError), database.write() as session:
+        jobs.cancel(session, job_id)
     return _back(job_id)
 
 
 @router.post("/jobs/{job_id}/resume")
-def resume(request: Request, job_id: str, database: AppDatabase, settings: AppSettings) -> RedirectResponse:
+def resume(job_id: str, database: AppDatabase, settings: AppSettings) -> RedirectResponse:
     """The resume button of a failed or cancelled job."""
-    _same_site(request)
     with database.write() as session:
         jobs.resume(session, job_id, silence_seconds=settings.silence_seconds)
     return _back(job_id)
@@ -97,14 +89,3 @@ def _back(job_id: str) -> RedirectResponse:
 
 def _here(request: Request) -> str:
     return str(request.base_url).rstrip("/")
-
-
-def _same_site(request: Request) -> None:
-    """Browsers say where a form came from; a form of another site is refused.
-
-    Raises:
-        CrossSiteError
-    """
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise CrossSiteError(f"the form comes from {origin}, not from this site")

@@ -11,7 +11,7 @@ from optimizer.search.trials import TrialRecord
 from service.database import Database
 from service.events import repository as events
 from service.jobs import repository as jobs
-from service.jobs.schemas import MergeJobRequest, Stage
+from service.jobs.schemas import MergeJobRequest, Progress, Stage
 from service.jobs.tables import JobRow
 from service.trials import repository as trials
 
@@ -38,6 +38,16 @@ def request(name: str = "field-assistant") -> MergeJobRequest:
             },
         }
     )
+
+
+def after(seconds: float) -> datetime:
+    return BEGUN + timedelta(seconds=seconds)
+
+
+def progress(stage: Stage, done: int, total: int) -> dict[str, Any]:
+    """Progress as a stage reports it, with a minute left."""
+    line = Progress(stage=stage, done=done, total=total, unit="trials", eta_seconds=62)
+    return line.model_dump(mode="json")
 
 
 def add_job(database: Database, job_id: str = "job_sample", **values: Any) -> str:
