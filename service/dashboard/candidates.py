@@ -3,8 +3,9 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
+from typing import Literal, get_args
 
+from optimizer.search.settings import SearchSettings
 from service.dashboard.formatting import words
 from service.jobs.schemas import MergeJob, TrialView
 
@@ -12,6 +13,9 @@ BEHAVIOUR = ("refusal", "compliance")
 POINTS = 1500
 
 Kind = Literal["model", "uniform", "start", "gradient", "search"]
+
+_SAMPLERS = frozenset(get_args(SearchSettings.model_fields["sampler"].annotation))
+_TITLES = {"uniform": "uniform merge", "sum": "all added up", "lm_cocktail": "LM-Cocktail"}
 
 
 @dataclass(frozen=True)
@@ -77,17 +81,13 @@ def _candidate(job: MergeJob, trial: TrialView) -> Candidate:
 
 
 def _kind(origin: str, models: Collection[str]) -> tuple[Kind, str]:
-    """What an origin stands for: a model alone, the uniform merge, another start, the gradient, or the sampler."""
-    name = origin.partition(":")[2] or origin
+    """What an origin (see `optimizer.search.warm_starts`) stands for, and its title."""
+    name = origin.removeprefix("model:")
     if name in models:
         return "model", f"{name} alone"
+    title = _TITLES.get(origin, words(origin))
     if origin == "uniform":
-        return "uniform", "uniform merge"
+        return "uniform", title
     if origin.startswith("gradient"):
-        return "gradient", words(origin)
-    if origin in _SAMPLERS:
-        return "search", origin
-    return "start", words(origin)
-
-
-_SAMPLERS = frozenset({"sampler", "search", "auto", "tpe", "cmaes", "nsgaii", "gp", "random", "qmc"})
+        return "gradient", title
+    return ("search" if origin in _SAMPLERS else "start"), title

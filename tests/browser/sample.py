@@ -108,9 +108,9 @@ def add_trials(database: Database, job_id: str, count: int) -> None:
     """Parents, warm starts and `count` further trials whose scores trade refusal against the domains."""
     draw = random.Random(7)
     starts = [
-        ("botany", (0.04, 0.97, 0.98, 0.35)),
-        ("sailing", (0.03, 0.96, 0.31, 0.97)),
-        ("chat", (0.98, 0.97, 0.42, 0.44)),
+        ("model:botany", (0.04, 0.97, 0.98, 0.35)),
+        ("model:sailing", (0.03, 0.96, 0.31, 0.97)),
+        ("model:chat", (0.98, 0.97, 0.42, 0.44)),
         ("uniform", (0.37, 0.95, 0.81, 0.79)),
         ("lm_cocktail", (0.52, 0.95, 0.76, 0.78)),
         ("gradient", (0.955, 0.96, 0.95, 0.94)),

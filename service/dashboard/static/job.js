@@ -6,17 +6,19 @@ import { Plot } from "./plot.js";
 
 const KINDS = ["status", "stage", "progress", "message", "warning", "error", "trial"];
 const POLL = 3000;
+const HIDDEN = 15000;
 const job = document.getElementById("job");
 const plot = new Plot(document.getElementById("plot"));
 let source = null;
 let polling = 0;
+let again = 0;
 
 dress();
 plot.update();
 announceChanges();
 askBeforeCancelling();
-if (final()) connection("still", "");
-else listen();
+attend();
+document.addEventListener("visibilitychange", attend);
 
 onRefresh((worked) => {
   if (worked) {
@@ -33,6 +35,18 @@ function final() {
   return job.dataset.final === "true";
 }
 
+/** Listen while someone looks. A browser has six connections a host: streams of hidden tabs would starve the others. */
+function attend() {
+  stop();
+  if (final()) return;
+  if (document.hidden) {
+    poll(HIDDEN);
+    return;
+  }
+  refreshSoon();
+  listen();
+}
+
 function listen() {
   source = new EventSource(job.dataset.events);
   source.onopen = () => {
@@ -40,20 +54,18 @@ function listen() {
     connection("live", "Live");
     refreshSoon();
   };
-  source.onmessage = refreshSoon;
   for (const kind of KINDS) source.addEventListener(kind, (event) => { if (event instanceof MessageEvent) refreshSoon(); });
   source.onerror = () => {
     if (final()) return;
-    poll();
-    if (source.readyState === EventSource.CLOSED) setTimeout(() => { if (!final()) listen(); }, 10 * POLL);
+    if (!polling) poll(POLL);
+    if (source.readyState === EventSource.CLOSED) again = setTimeout(attend, 10 * POLL);
   };
 }
 
-/** Until the stream is back: ask now and then. */
-function poll() {
-  if (polling) return;
+/** Ask now and then: until the stream is back, or while the tab is hidden and only its title can be seen. */
+function poll(every) {
   connection("polling", "Polling");
-  polling = setInterval(() => { if (!document.hidden) refreshSoon(); }, POLL);
+  polling = setInterval(refreshSoon, every);
   refreshSoon();
 }
 
@@ -64,6 +76,7 @@ function endPolling() {
 
 function stop() {
   source?.close();
+  clearTimeout(again);
   endPolling();
   connection("still", "");
 }

@@ -54,13 +54,13 @@ def test_the_winner_then_the_front_then_the_rest_each_by_mean() -> None:
 
 
 def test_origins_become_kinds() -> None:
-    origins = ["botany", "chat", "uniform", "lm_cocktail", "gradient", "nsgaii"]
+    origins = ["model:botany", "model:chat", "uniform", "lm_cocktail", "gradient", "nsgaii"]
     found = candidates(job(), [trial(i, 0.9 - i / 10, 0.5, origin=origin) for i, origin in enumerate(origins)])
     assert [(c.kind, c.title) for c in found] == [
         ("model", "botany alone"),
         ("model", "chat alone"),
         ("uniform", "uniform merge"),
-        ("start", "lm cocktail"),
+        ("start", "LM-Cocktail"),
         ("gradient", "gradient"),
         ("search", "nsgaii"),
     ]
@@ -74,7 +74,7 @@ def test_the_plot_leaves_out_invalid_trials_and_knows_the_mean_domain() -> None:
 
 def test_a_long_search_draws_the_best_and_whatever_has_a_name() -> None:
     many = [trial(number, 0.5, 0.5 + number / 10_000) for number in range(1, module.POINTS + 200)]
-    drawn = points(candidates(job(), [trial(0, 0.0, 0.0, origin="chat"), *many]))
+    drawn = points(candidates(job(), [trial(0, 0.0, 0.0, origin="model:chat"), *many]))
     numbers = {point["number"] for point in drawn}
     assert len(drawn) == module.POINTS + 1
     assert {0, module.POINTS + 199} <= numbers
