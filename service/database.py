@@ -1,8 +1,9 @@
 """The one database: SQLite in WAL mode by default, PostgreSQL for many machines. Sessions, types, nothing of a domain.
 
-Sessions come from `Database.read()` and `Database.write()`. A write begins with SQLite's write lock in hand
-(BEGIN IMMEDIATE): a transaction that reads first and writes later would otherwise fail with "database is locked" at once,
-whatever the busy timeout, when another process wrote in between. A commit is on disk when it returns (synchronous=FULL).
+Sessions come from `Database.read()` and `Database.write()`. A write begins with SQLite's write lock in hand (BEGIN
+IMMEDIATE): a transaction that reads first and writes later would otherwise fail with "database is locked" at once,
+whatever the busy timeout, when another process wrote in between. A commit is on disk when it returns
+(synchronous=FULL).
 """
 
 import time

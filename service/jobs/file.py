@@ -1,7 +1,7 @@
 """Reads a job file: YAML with the safe loader, faults told with their line, paths relative to the file."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def read(path: Path) -> MergeJobRequest:
     return _absolute(request, path.absolute().parent)
 
 
-def refusal(path: Path, faults: list[Fault]) -> JobFileError:
+def refusal(path: Path, faults: Sequence[Fault]) -> JobFileError:
     """The error that tells all faults of a file."""
     told = []
     for fault in faults:
@@ -54,16 +54,17 @@ def refusal(path: Path, faults: list[Fault]) -> JobFileError:
     return JobFileError("\n".join(told))
 
 
-def lines_of(path: Path) -> dict[str, int]:
-    """JSON pointer → line of a file that `read` accepted."""
-    return _parse(path, path.read_text(encoding="utf-8"))[1]
+def refused(path: Path, faults: Sequence[Fault]) -> JobFileError:
+    """The error for faults that were found later, in the job that `read` gave."""
+    lines = _parse(path, path.read_text(encoding="utf-8"))[1]
+    return refusal(path, [_placed(fault, lines) for fault in faults])
 
 
 def _placed(fault: Fault, lines: Mapping[str, int]) -> Fault:
-    return Fault(fault.pointer, fault.detail, fault.mend, line_of(fault.pointer, lines))
+    return Fault(fault.pointer, fault.detail, fault.mend, _line_of(fault.pointer, lines))
 
 
-def line_of(place: str, lines: Mapping[str, int]) -> int | None:
+def _line_of(place: str, lines: Mapping[str, int]) -> int | None:
     """The line of a place, or of the nearest thing around it."""
     while place and place not in lines:
         place = place.rpartition("/")[0]

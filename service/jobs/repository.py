@@ -61,11 +61,11 @@ def waiting(session: Session, lane: str) -> Sequence[JobRow]:
     return session.scalars(query).all()
 
 
-def unfinished(session: Session, digest: str, lane_prefix: str) -> JobRow | None:
-    """The newest job of the same request that is not final, among the lanes that begin with `lane_prefix`."""
+def newest_of(session: Session, digest: str, lane_prefix: str) -> JobRow | None:
+    """The newest job of a request, among the lanes that begin with `lane_prefix`."""
     query = (
         sa.select(JobRow)
-        .where(JobRow.digest == digest, JobRow.status.in_(ACTIVE), JobRow.lane.startswith(lane_prefix))
+        .where(JobRow.digest == digest, JobRow.lane.startswith(lane_prefix))
         .order_by(JobRow.seq.desc())
         .limit(1)
     )

@@ -133,7 +133,7 @@ def cancel(session: Session, job_id: str) -> MergeJob:
     return repository.view(session, row)
 
 
-def resume(session: Session, job_id: str, *, silence_seconds: float) -> MergeJob:
+def resume(session: Session, job_id: str, *, silence_seconds: float, lane: str = SHARED) -> MergeJob:
     """Queue a failed or cancelled job again; stages that finished stay finished.
 
     Raises:
@@ -154,7 +154,7 @@ def resume(session: Session, job_id: str, *, silence_seconds: float) -> MergeJob
         status=Status.QUEUED.value,
         attempt=row.attempt + 1,
         owner=None,
-        lane=SHARED,
+        lane=lane,
         finished_at=None,
         error=None,
     )

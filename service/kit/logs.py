@@ -49,6 +49,11 @@ def configure(style: Literal["text", "json"], *, level: int = logging.INFO) -> N
     root.setLevel(level)
     for noisy in ("dbos", "alembic", "httpx", "httpcore", "optuna", "uvicorn.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    for owned in ("dbos", "uvicorn", "uvicorn.error", "uvicorn.access", "optuna"):
-        logger = logging.getLogger(owned)
-        logger.handlers, logger.propagate = [], True
+    for name in ("dbos", "uvicorn", "uvicorn.error", "uvicorn.access", "optuna"):
+        adopt(name)
+
+
+def adopt(name: str) -> None:
+    """Let a library that brings a handler of its own log through ours."""
+    logger = logging.getLogger(name)
+    logger.handlers, logger.propagate = [], True

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Mapped, deferred, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
 from service.database import Base, Json, UtcDateTime, now
 
@@ -26,5 +26,5 @@ class TrialRow(Base):
     worker: Mapped[str] = mapped_column(sa.String(120))
     note: Mapped[str] = mapped_column(sa.Text, default="")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
-    coefficients: Mapped[dict[str, Any]] = deferred(mapped_column(Json))
-    prompt_scores: Mapped[dict[str, list[float]]] = deferred(mapped_column(Json))
+    coefficients: Mapped[dict[str, Any]] = mapped_column(Json, deferred=True)
+    prompt_scores: Mapped[dict[str, list[float]]] = mapped_column(Json, deferred=True)
