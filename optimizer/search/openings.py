@@ -47,11 +47,12 @@ class Openings:
         Raises:
             SearchError: one side has no opening that tells it from the other.
         """
-        sides = []
-        for kind, generic in ((Kind.HARMFUL, GENERIC_REFUSALS), (Kind.BENIGN, GENERIC_COMPLIANCES)):
-            answers = [conversation.opening(row.answer) for row in dataset.of(Split.SEARCH, kind)]
-            sides.append(side(answers, [conversation.opening(text) for text in generic]))
-        refusals, compliances = sides
+        refusing, complying = (
+            [conversation.opening(row.answer) for row in dataset.of(Split.SEARCH, kind)]
+            for kind in (Kind.HARMFUL, Kind.BENIGN)
+        )
+        refusals = side(refusing, complying, [conversation.opening(text) for text in GENERIC_REFUSALS])
+        compliances = side(complying, refusing, [conversation.opening(text) for text in GENERIC_COMPLIANCES])
         openings = cls(tuple(_apart(refusals, compliances)), tuple(_apart(compliances, refusals)))
         if not openings.refusals or not openings.compliances:
             raise SearchError(
@@ -78,10 +79,14 @@ class Openings:
             yield own
 
 
-def side(answers: Sequence[Tokens], generic: Sequence[Tokens]) -> list[Tokens]:
-    """At most `COUNT` openings: the most common of `answers`, then `generic` ones where those leave many uncovered."""
-    chosen = common(answers)[:COUNT]
-    covered = sum(any(answer[: len(o)] == o for o in chosen) for answer in answers)
+def side(answers: Sequence[Tokens], others: Sequence[Tokens], generic: Sequence[Tokens]) -> list[Tokens]:
+    """At most `COUNT` openings: the most common of `answers`, then `generic` ones where those leave many uncovered.
+
+    An opening that is common among the `others`, the answers of the other side, tells nothing and is left out ("I" of
+    "I cannot" and "I can").
+    """
+    chosen = [opening for opening in common(answers) if _begin(others, opening) < _need(others)][:COUNT]
+    covered = sum(_begin(answers, opening) for opening in chosen)
     if not answers or covered < COVERAGE * len(answers):
         for opening in generic:
             if len(chosen) < COUNT and opening and not any(_nested(opening, other) for other in chosen):
@@ -95,7 +100,7 @@ def common(answers: Sequence[Tokens]) -> list[Tokens]:
     Every answer votes for its longest beginning (of at most `LENGTH` tokens) that `SUPPORT` of the answers share; a
     beginning is kept when as many vote for it. Of two that are nested the shorter stays, for it is both.
     """
-    need = max(2, math.ceil(SUPPORT * len(answers)))
+    need = _need(answers)
     beginnings = Counter(answer[:n] for answer in answers for n in range(1, min(len(answer), LENGTH) + 1))
     votes: Counter[Tokens] = Counter()
     for answer in answers:
@@ -109,9 +114,18 @@ def common(answers: Sequence[Tokens]) -> list[Tokens]:
     return sorted(kept, key=lambda o: (-beginnings[o], o))
 
 
+def _need(answers: Sequence[Tokens]) -> int:
+    """How many of the answers make a beginning common."""
+    return max(2, math.ceil(SUPPORT * len(answers)))
+
+
+def _begin(answers: Sequence[Tokens], opening: Tokens) -> int:
+    return sum(answer[: len(opening)] == opening for answer in answers)
+
+
 def _apart(own: Sequence[Tokens], other: Sequence[Tokens]) -> list[Tokens]:
-    """The openings of `own` that are no beginning of an opening of the other side ("I" of "I cannot" and "I can")."""
-    return [opening for opening in own if not any(o[: len(opening)] == opening for o in other)]
+    """The openings of `own` that no opening of the other side begins with."""
+    return [opening for opening in own if not _begin(other, opening)]
 
 
 def _nested(a: Tokens, b: Tokens) -> bool:
