@@ -61,7 +61,7 @@ def downloads(job: MergeJob, store: Store, here: Address) -> Downloads | None:
 def _ways(reference: str, name: str, files: tuple[File, ...], here: Address) -> tuple[Way, ...]:
     folder = f"./{name}"
     largest = max(files, key=lambda file: file.size)
-    pull = f"temper pull {reference} {folder} --url {shlex.quote(here.url)}"
+    pull = f"temper pull {reference} --url {shlex.quote(here.url)}"
     load = (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f'model = AutoModelForCausalLM.from_pretrained("{folder}")\n'

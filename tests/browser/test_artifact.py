@@ -1,6 +1,10 @@
 """The checkpoint on a job's page: what it says is there, is there."""
 
 import hashlib
+import os
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -24,7 +28,11 @@ def test_files_and_commands_lead_to_the_published_bytes(site: Site, page: Page, 
     page.goto(f"{site.url}/jobs/{job}")
     expect(page.locator("#artifact")).to_contain_text(reference)
     commands = page.locator("#artifact pre").all_text_contents()
-    assert commands[0] == f"temper pull {reference} ./field-assistant --url {site.url}"
+    temper, *arguments = shlex.split(commands[0])
+    assert temper == "temper"
+    pull = [sys.executable, "-m", "service.cli", *arguments]
+    subprocess.run(pull, cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.getcwd()}, check=True, timeout=60)
+    assert (tmp_path / "field-assistant" / "config.json").read_text() == '{"model_type": "qwen2"}'
     assert 'AutoModelForCausalLM.from_pretrained("./field-assistant")' in commands[1]
     assert commands[2].endswith(f"{site.url}/v1/artifacts/{reference}/files/model.safetensors")
 
