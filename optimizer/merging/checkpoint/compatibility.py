@@ -116,7 +116,7 @@ def chat_template(folder: Path) -> str | None:
     if file := file_of(folder, "chat_template.jinja"):
         if file.stat().st_size > MAX_CONFIG:
             raise CheckpointError(f"{folder}/chat_template.jinja: over {MAX_CONFIG:,} bytes")
-        template = file.read_text(encoding="utf-8")
+        template = file.read_text(encoding="utf-8", errors="replace")
     return template if isinstance(template, str) else None
 
 
@@ -167,22 +167,27 @@ def _tokenizer(folder: Path) -> dict[str, Any]:
     Padding, truncation and the post-processor are settings of a run, which trainers leave behind; they are left out.
     """
     if file := file_of(folder, "tokenizer.json"):
-        whole = read_json(file, MAX_TOKENIZER)
-        model = whole.get("model") or {}
-        merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model.get("merges") or []]
-        added = {entry.get("content"): entry.get("id") for entry in whole.get("added_tokens") or []}
-        vocabulary = model.get("vocab") or {}
-        if isinstance(vocabulary, list):  # unigram models: [[token, score], …]
-            vocabulary = {str(token): [index, score] for index, (token, score) in enumerate(vocabulary)}
-        return {
-            "kind": model.get("type"),
-            "vocabulary": vocabulary,
-            "merges": merges,
-            "added tokens": added,
-            "normalizer": whole.get("normalizer"),
-            "pre_tokenizer": whole.get("pre_tokenizer"),
-        }
+        try:
+            return _token_rules(read_json(file, MAX_TOKENIZER))
+        except (AttributeError, TypeError, ValueError):
+            raise CheckpointError(f"{folder}/tokenizer.json: not a tokenizer's file", mend="fetch it again") from None
     return {f"file {name}": file.read_bytes() for name in SENTENCEPIECE if (file := file_of(folder, name))}
+
+
+def _token_rules(whole: Mapping[str, Any]) -> dict[str, Any]:
+    """The deciding parts of a tokenizer.json, in one notation whatever version wrote it."""
+    model = whole.get("model") or {}
+    vocabulary = model.get("vocab") or {}
+    if isinstance(vocabulary, list):  # unigram models: [[token, score], …]
+        vocabulary = {str(token): [index, score] for index, (token, score) in enumerate(vocabulary)}
+    return {
+        "kind": model.get("type"),
+        "vocabulary": dict(vocabulary),
+        "merges": [" ".join(pair) if isinstance(pair, list) else pair for pair in model.get("merges") or []],
+        "added tokens": {str(entry.get("content")): entry.get("id") for entry in whole.get("added_tokens") or []},
+        "normalizer": whole.get("normalizer"),
+        "pre_tokenizer": whole.get("pre_tokenizer"),
+    }
 
 
 def _tokenizer_differences(base: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:

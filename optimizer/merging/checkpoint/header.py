@@ -152,10 +152,10 @@ def _tensor(name: str, entry: Any, file: Path, shown: Path, start: int) -> Tenso
         numbers = [begin, end, *shape]
     except (TypeError, KeyError, ValueError):
         raise CheckpointError(f"{shown}: tensor {name} has no dtype, shape and data_offsets", mend=FETCH) from None
-    if dtype not in DTYPE_SIZES:
+    if not isinstance(dtype, str) or dtype not in DTYPE_SIZES:
         raise CheckpointError(f"{shown}: tensor {name} has dtype {dtype!r}, known: {', '.join(DTYPE_SIZES)}")
-    if not all(type(number) is int and number >= 0 for number in numbers) or len(shape) > 16:
-        raise CheckpointError(f"{shown}: tensor {name} has shape {shape} at {begin}:{end}", mend=FETCH)
+    if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers) or len(shape) > 16:
+        raise CheckpointError(f"{shown}: tensor {name} has no sensible shape and place", mend=FETCH)
     wanted = math.prod(shape) * DTYPE_SIZES[dtype]
     if end - begin != wanted:
         raise CheckpointError(

@@ -1,0 +1,218 @@
+"""An incompatible pool is refused with everything that differs, and no weight is read for it."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optimizer.errors import CheckpointError, PoolError
+from optimizer.merging.checkpoint.compatibility import check_pool, template_folder
+from optimizer.merging.checkpoint.header import read_headers
+from tests.optimizer.merging.conftest import Pool
+from tests.optimizer.merging.pools import FAMILIES, TEMPLATE, add_tokenizer, edit_json, make_model, make_pool
+
+
+@pytest.fixture
+def copy(pool: Pool, tmp_path: Path) -> Pool:
+    """A pool of one's own to spoil."""
+    base, models = pool
+    shutil.copytree(base, tmp_path / "base")
+    return tmp_path / "base", {n: Path(shutil.copytree(folder, tmp_path / n)) for n, folder in models.items()}
+
+
+def refusal(base: Path, models: dict[str, Path]) -> str:
+    with pytest.raises(PoolError) as caught:
+        check_pool(base, models)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_fits_itself(family: str, tmp_path: Path) -> None:
+    base, models = make_pool(tmp_path, ("a",), family)
+    assert "layers.1.mlp" in check_pool(base, models).groups
+
+
+def test_every_difference_is_listed(tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base", 0)
+    models = {
+        "wide": make_model(tmp_path / "wide", 1, intermediate_size=64),
+        "deep": make_model(tmp_path / "deep", 2, num_hidden_layers=3),
+        "words": make_model(tmp_path / "words", 3, vocab_size=310),
+        "other": make_model(tmp_path / "other", 4, "mistral"),
+        "fine": make_model(tmp_path / "fine", 5),
+    }
+    text = refusal(base, models)
+    assert "wide" in text
+    assert "config intermediate_size: 48 in the base, 64 here" in text
+    assert "model.layers.0.mlp.gate_proj.weight: [48, 32] in the base, [64, 32] here" in text
+    assert "config num_hidden_layers: 2 in the base, 3 here" in text
+    assert "+ tensor model.layers.2.input_layernorm.weight not in the base" in text
+    assert "config vocab_size: 300 in the base, 310 here" in text
+    assert 'config model_type: "qwen2" in the base, "mistral" here'.replace('"', "") in text
+    assert "- tensor model.layers.0.self_attn.k_proj.bias missing here" in text
+    assert "fine (" not in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        # equal shapes, another function
+        ({"num_attention_heads": 8, "num_key_value_heads": 4}, "config num_attention_heads: 4 in the base, 8 here"),
+        ({"hidden_act": "gelu"}, "config hidden_act: silu in the base, gelu here"),
+        ({"rms_norm_eps": 0.1}, "config rms_norm_eps: 1e-06 in the base, 0.1 here"),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 77.0}},
+            "config rope_theta: 10000.0 in the base, 77.0",
+        ),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}}, "config rope_scaling"),
+    ],
+)
+def test_settings_that_no_shape_shows(tmp_path: Path, changes: dict[str, Any], line: str) -> None:
+    base = make_model(tmp_path / "base", 0)
+    other = make_model(tmp_path / "other", 1)
+    edit_json(other / "config.json", lambda config: config.update(changes))
+    assert line in refusal(base, {"other": other})
+
+
+def test_old_and_new_notation_of_rope_are_one(copy: Pool) -> None:
+    def old(config: dict[str, Any]) -> None:
+        config.update(rope_theta=config.pop("rope_parameters")["rope_theta"], rope_scaling=None)
+
+    edit_json(copy[1]["a"] / "config.json", old)
+    check_pool(*copy)
+
+
+def test_settings_of_training_do_not_matter(copy: Pool) -> None:
+    changes = {"use_cache": False, "torch_dtype": "bfloat16", "_name_or_path": "x", "attention_dropout": 0.1}
+    edit_json(copy[1]["a"] / "config.json", lambda config: config.update(changes))
+    check_pool(*copy)
+
+
+def test_tokenizers(copy: Pool) -> None:
+    base, models = copy
+    add_tokenizer(models["a"])
+    check_pool(base, models)  # the same; and b has none, so it uses its base's
+    add_tokenizer(models["a"], extra=("zorp", "blick"))
+    assert "+ tokenizer vocabulary: 'zorp' not in the base" in refusal(base, models)
+
+    def swap(tokenizer: dict[str, Any]) -> None:
+        vocabulary = tokenizer["model"]["vocab"]
+        vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+
+    add_tokenizer(models["a"])
+    edit_json(models["a"] / "tokenizer.json", swap)
+    text = refusal(base, models)
+    ours = json.loads((base / "tokenizer.json").read_text())["model"]["vocab"]
+    assert f"tokenizer vocabulary: 'a' is {ours['a']} in the base, {ours['b']} here" in text
+    assert f"'b' is {ours['b']} in the base, {ours['a']} here" in text
+
+
+def test_added_tokens_and_splitter(copy: Pool) -> None:
+    base, models = copy
+    add_tokenizer(models["a"])
+    edit_json(models["a"] / "tokenizer.json", lambda t: t["added_tokens"].pop())
+    edit_json(models["a"] / "tokenizer.json", lambda t: t["pre_tokenizer"].update(add_prefix_space=True))
+    text = refusal(base, models)
+    assert "- tokenizer added tokens: '<|assistant|>' missing here" in text
+    assert "tokenizer pre_tokenizer differs" in text
+
+
+def test_traces_of_training_in_a_tokenizer_do_not_matter(copy: Pool) -> None:
+    base, models = copy
+    add_tokenizer(models["a"])
+    edit_json(models["a"] / "tokenizer.json", lambda t: t.update(padding={"strategy": "BatchLongest"}, truncation=None))
+    check_pool(base, models)
+
+
+def test_chat_templates(copy: Pool) -> None:
+    base, models = copy
+    add_tokenizer(models["a"], template=TEMPLATE + "\n")  # the last line end makes no difference
+    check_pool(base, models)
+    add_tokenizer(models["a"], template="first line\nUSER: {{ messages[0]['content'] }}")
+    text = refusal(base, models)
+    assert "chat templates" in text
+    assert "+USER: {{ messages[0]['content'] }}" in text
+
+
+def test_whose_template_a_merge_carries(copy: Pool) -> None:
+    base, models = copy
+    assert template_folder(base, models.values()) == base
+    add_tokenizer(base, template=None)
+    (base / "chat_template.jinja").unlink()
+    add_tokenizer(models["b"])
+    assert template_folder(base, models.values()) == models["b"]
+    check_pool(base, models)
+
+
+def test_named_templates_in_the_old_place(copy: Pool) -> None:
+    base, models = copy
+    (models["a"] / "tokenizer_config.json").write_text(
+        json.dumps({"chat_template": [{"name": "tool", "template": "t"}, {"name": "default", "template": "x"}]})
+    )
+    assert "+x" in refusal(base, models)
+
+
+def test_no_weight_is_read(copy: Pool) -> None:
+    """The data region is cut out of the files: sparse, all zeros where the weights were, 4 TB for one of them."""
+    base, models = copy
+    before = check_pool(base, models)
+    for folder in (base, *models.values()):
+        file = folder / "model.safetensors"
+        size = file.stat().st_size
+        with file.open("r+b") as stream:
+            stream.truncate(8 + int.from_bytes(stream.read(8), "little"))
+            stream.truncate(size)
+    assert check_pool(base, models) == before
+
+    giant = models["a"] / "model.safetensors"
+    header = json.loads(giant.read_bytes()[8:].split(b"\0")[0])
+    end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+    rows = 1 << 40
+    header["extra"] = {"dtype": "F32", "shape": [rows], "data_offsets": [end, end + 4 * rows]}
+    raw = json.dumps(header).encode()
+    giant.write_bytes(len(raw).to_bytes(8, "little") + raw)
+    os.truncate(giant, 8 + len(raw) + end + 4 * rows)
+    assert "+ tensor extra not in the base" in refusal(base, models)
+
+
+@pytest.mark.parametrize(
+    ("file", "edit", "words"),
+    [
+        ("config.json", lambda c: c.update(num_hidden_layers=40), "num_hidden_layers 40, the weights have 2"),
+        ("config.json", lambda c: c.update(hidden_size=4096), "hidden_size 4,096"),
+        ("config.json", lambda c: c.update(quantization_config={"quant_method": "gptq"}), "quantised"),
+        ("tokenizer_config.json", lambda c: c.update(auto_map={"AutoTokenizer": ["x.Y", None]}), "code"),
+        ("tokenizer.json", lambda t: t.update(model=[1, 2]), "not a tokenizer"),
+        ("tokenizer.json", lambda t: t.update(added_tokens=[7]), "not a tokenizer"),
+    ],
+)
+def test_a_folder_that_contradicts_itself(
+    copy: Pool, file: str, edit: Callable[[dict[str, Any]], None], words: str
+) -> None:
+    base, models = copy
+    add_tokenizer(models["a"])
+    edit_json(models["a"] / file, edit)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        check_pool(base, models)
+    assert str(models["a"]) in str(caught.value)
+
+
+def test_a_tied_head_that_one_tool_writes_out(tmp_path: Path) -> None:
+    base, models = make_pool(tmp_path, ("a",), "qwen3")
+    infos = read_headers(models["a"])
+    file = models["a"] / "model.safetensors"
+    raw = file.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header, data = json.loads(raw[8 : 8 + length]), raw[8 + length :]
+    embedding = infos["model.embed_tokens.weight"]
+    size = embedding.end - embedding.begin
+    header["lm_head.weight"] = {
+        "dtype": "F32", "shape": list(embedding.shape), "data_offsets": [len(data), len(data) + size]
+    }  # fmt: skip
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data + bytes(size))
+    assert "head" not in check_pool(base, models).groups
