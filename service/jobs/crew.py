@@ -42,13 +42,14 @@ class Crew:
         self._database.insist(work)
 
     def _enter(self, session: Session) -> None:
+        # beats begin where no earlier life of this name ended: others must see that it is back
         session.merge(
             WorkerRow(
                 name=self.name,
                 lane=self.lane,
                 host=socket.gethostname(),
                 pid=os.getpid(),
-                beats=0,
+                beats=time.time_ns(),
                 started_at=now(),
                 seen_at=now(),
             )
