@@ -1,4 +1,4 @@
-"""What a search leaves behind: one record a trial. Imports neither torch nor Optuna, so the API can read records too."""
+"""What a search leaves behind: one record a trial. Imports no torch and no Optuna: the API reads records too."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
