@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from datagen.engines.base import Completion, Progress, Sampling
-from datagen.engines.fit import check_same_architecture
+from datagen.engines.fit import check_same_architecture, read_config, weight_files
 from datagen.errors import EngineError
 
 #: anything but "", "0" shows vLLM's own log on standard error
@@ -42,6 +42,9 @@ class VllmEngine:
         max_num_seqs: requests answered side by side.
         worker_extension: class in the worker whose methods `call` reaches; a `WeightSwapper`.
         options: further fields of vLLM's `EngineArgs`, such as `tensor_parallel_size`.
+
+    Raises:
+        EngineError: `model` is no checkpoint folder.
     """
 
     def __init__(
@@ -55,6 +58,8 @@ class VllmEngine:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self._model = model.resolve()
+        read_config(self._model)
+        weight_files(self._model)
         self._loaded: Path | None = self._model
         self._lock = threading.RLock()
         self._ready = False
@@ -236,6 +241,11 @@ def _verbose() -> bool:
     return os.environ.get(LOG_VARIABLE, "") not in ("", "0")
 
 
+def _cache() -> Path:
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("TEMPER_CACHE") or home / "temper")
+
+
 def _environment() -> dict[str, str]:
     """What the child needs to know before it starts; whatever the user has set stays."""
     environment = dict(os.environ)
@@ -243,7 +253,7 @@ def _environment() -> dict[str, str]:
     environment["PYTHONPATH"] = str(_ROOT) if not path else f"{_ROOT}{os.pathsep}{path}"
     if environment.pop("PYTHONDONTWRITEBYTECODE", None):
         # compiling vLLM and torch costs 10 s a start: keep the bytecode, though not beside the sources
-        environment.setdefault("PYTHONPYCACHEPREFIX", str(Path.home() / ".cache" / "temper" / "bytecode"))
+        environment.setdefault("PYTHONPYCACHEPREFIX", str(_cache() / "bytecode"))
     defaults = {
         # no second process that imports everything again, and none to be orphaned
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
