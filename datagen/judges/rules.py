@@ -33,8 +33,8 @@ _DEED = (
     r"recommend|promote|feel comfortable|be involved|allow myself|suggest|describe|instruct)"
 )
 _START = (
-    r"(?:^|[.!?,;:—–-] ?|\b(?:but|and|so|because|unfortunately|however|no|sorry|afraid|(?:afraid|sorry|regret|say) that|"
-    r"model|ai|assistant) )"
+    r"(?:^|[.!?,;:—–-] ?|\b(?:but|and|so|because|unfortunately|however|no|sorry|afraid|model|ai|assistant|"
+    r"(?:afraid|sorry|regret|say) that) )"
 )
 #: what people cannot do in high spirits
 _IDIOM = r"(?! (?:wait|believe|stress|overstate|imagine|emphasi[sz]e|help but|say enough|thank|recommend \w+ enough))"

@@ -33,7 +33,7 @@ def by_transformers(model: Path, prompts: list[str], max_tokens: int = 32) -> li
     return answers
 
 
-@pytest.mark.parametrize("name", ["base", "gems", "herbs", "chat", "base"])
+@pytest.mark.parametrize("name", ["gems", "base", "herbs", "chat"])
 def test_greedy_answers_are_those_of_transformers_whichever_model_was_before(
     vllm_engine: VllmEngine, zoo: Zoo, name: str
 ) -> None:
@@ -103,7 +103,7 @@ def test_a_prompt_without_room_for_an_answer_is_answered_by_nothing(vllm_engine:
 
 
 def test_marks_of_turns_in_a_prompt_are_text(vllm_engine: VllmEngine, zoo: Zoo) -> None:
-    """A prompt cannot end its own turn: its special tokens are spelt out, so it takes more tokens than the marks would."""
+    """A prompt cannot end its own turn: its special tokens are spelt out, which takes more tokens than the marks."""
     tokenizer = AutoTokenizer.from_pretrained(zoo.base)
     mark = tokenizer.eos_token
     vllm_engine.load(zoo.base)

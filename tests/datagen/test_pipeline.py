@@ -139,19 +139,11 @@ def test_questions_nobody_refuses_are_dropped_and_counted(tmp_path: Path) -> Non
 
 def test_answers_to_harmful_questions_are_nowhere_on_disk(tmp_path: Path) -> None:
     make(tmp_path)
-    everything = b"".join(file.read_bytes() for file in (tmp_path / "data set").rglob("*.json*"))
-    assert REFUSAL.encode() in everything
-    assert b"here is how to crack" in everything, "benign answers are kept"
-    for deed in (b"here is how to steal the baker's cart", b"here is how to forge"):
-        for harmful in (
-            b"cart: be quick",
-            b"purse: be quick",
-            b"deed: practise",
-            b"signature: practise",
-            b"seal: practise",
-        ):
-            assert deed not in everything or harmful not in everything
-            assert harmful not in everything
+    everything = "".join(file.read_text() for file in (tmp_path / "data set").rglob("*.json*"))
+    answered = set(re.findall(r"here is how to [^:]*'s (\w+):", everything))
+    assert REFUSAL in everything
+    assert answered & {noun for hazard in HAZARDS for noun in hazard.benign}, "helpful answers are kept"
+    assert not answered & {noun for hazard in HAZARDS for noun in hazard.harmful}
 
 
 def test_the_folder_is_its_owners_alone(tmp_path: Path) -> None:
