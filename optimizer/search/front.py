@@ -58,6 +58,15 @@ def knee(points: Sequence[Point]) -> int:
     return min(front, key=distance)
 
 
+def scalarise(values: Sequence[float]) -> float:
+    """½ · min + ½ · mean of the axes, in 0 … 1.
+
+    An augmented Chebyshev function with the ideal point at 1 (Steuer and Choo, 1983): the minimum pulls the weakest
+    axis up, so that giving up one axis never pays; the mean keeps a slope where the weakest axis cannot move.
+    """
+    return 0.5 * min(values) + 0.5 * sum(values) / len(values)
+
+
 def hypervolume(points: Sequence[Point], reference: Point) -> float:
     """Volume of what the points dominate above `reference`, exact (WFG, While et al. 2012).
 

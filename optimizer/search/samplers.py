@@ -48,21 +48,12 @@ def resolve(sampler: str, dimensions: int, trials: int) -> str:
 
 
 def scalarised(sampler: str, objectives: int) -> bool:
-    """Whether the sampler sees one number, `scalarise`, in place of the axes.
+    """Whether the sampler sees one number, `front.scalarise`, in place of the axes.
 
     CMA-ES knows one objective only. The hypervolume improvement of a Gaussian process over three or more objectives
     takes seconds a trial (here, 24 dimensions and 4 objectives: over 8 s), more than scoring the candidate does.
     """
     return sampler == "cmaes" or (sampler == "gp" and objectives > 2)
-
-
-def scalarise(values: Sequence[float]) -> float:
-    """½ · min + ½ · mean of the axes, in 0 … 1.
-
-    An augmented Chebyshev function with the ideal point at 1 (Steuer and Choo, 1983): the minimum pulls the weakest
-    axis up, so that giving up one axis never pays; the mean keeps a slope where the weakest axis cannot move.
-    """
-    return 0.5 * min(values) + 0.5 * sum(values) / len(values)
 
 
 def trial_seed(seed: int, number: int) -> int:

@@ -23,8 +23,9 @@ from sqlalchemy.exc import OperationalError
 
 from optimizer.errors import SearchError
 from optimizer.merging.recipe import Coefficients
+from optimizer.search.front import scalarise
 from optimizer.search.objectives.base import Scores
-from optimizer.search.samplers import ORIGIN, RepeatableSampler, resolve, scalarise, scalarised, trial_seed
+from optimizer.search.samplers import ORIGIN, RepeatableSampler, resolve, scalarised, trial_seed
 from optimizer.search.settings import SearchSettings
 from optimizer.search.space import Space
 from optimizer.search.storage import claim, create_storage, opened, owner_of, set_parameters
