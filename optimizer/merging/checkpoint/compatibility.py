@@ -9,7 +9,16 @@ from typing import Any
 
 from optimizer.errors import CheckpointError, PoolError
 from optimizer.merging.checkpoint.files import MAX_TOKENIZER, file_of, read_json
-from optimizer.merging.checkpoint.header import FLOATS, MAX_CONFIG, TensorInfo, read_config, read_headers, refuse_code
+from optimizer.merging.checkpoint.header import (
+    FETCH,
+    FLOATS,
+    MAX_CONFIG,
+    TensorInfo,
+    language_config,
+    read_config,
+    read_headers,
+    refuse_code,
+)
 from optimizer.merging.layout import Layout, without_tied_head
 
 #: config keys that change what the same weights compute, or explain a difference in shapes. Missing on one side says
@@ -29,7 +38,10 @@ UNQUANTISED = "give the checkpoint before quantisation"
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """What a model folder says without its weights. `template` is its chat template, None where it has none."""
+    """What a model folder says without its weights.
+
+    `config` is the language model's, `template` the chat template or None where there is none.
+    """
 
     name: str
     folder: Path
@@ -50,14 +62,14 @@ class ModelFolder:
             raise CheckpointError(
                 f"{folder}: quantised weights cannot be merged", mend="give the unquantised checkpoint"
             )
-        infos = without_tied_head(read_headers(folder), config)
+        infos = without_tied_head(read_headers(folder), language_config(config))
         if odd := [n for n, info in infos.items() if info.dtype.startswith("F") and info.dtype not in FLOATS]:
             raise CheckpointError(
                 f"{folder}: tensor {odd[0]} is in {infos[odd[0]].dtype}, expected one of {', '.join(sorted(FLOATS))}",
                 mend=UNQUANTISED,
             )
-        _match_config(folder, config, infos)
-        return cls(name, folder, config, infos, _tokenizer(folder), chat_template(folder))
+        _match_config(folder, language_config(config), infos)
+        return cls(name, folder, language_config(config), infos, _tokenizer(folder), chat_template(folder))
 
 
 def check_pool(base: Path, models: Mapping[str, Path]) -> Layout:
@@ -129,18 +141,19 @@ def template_folder(base: Path, models: Iterable[Path]) -> Path:
 def _match_config(folder: Path, config: Mapping[str, Any], infos: Mapping[str, TensorInfo]) -> None:
     """Refuse a config that promises another model than the headers hold, before anything is built from it."""
     layout = Layout.of(infos)
-    layers, hidden = config.get("num_hidden_layers"), config.get("hidden_size")
-    if layers is not None and layout.layers and layers != layout.layers:
-        raise CheckpointError(
-            f"{folder}: config.json says num_hidden_layers {layers:,}, the weights have {layout.layers}",
-            mend="fetch or save the checkpoint again",
-        )
     embeddings = [infos[name].shape for name in layout.members("embedding") if len(infos[name].shape) == 2]
-    if hidden is not None and embeddings and not any(hidden in shape for shape in embeddings):
-        raise CheckpointError(
-            f"{folder}: config.json says hidden_size {hidden:,}, the embedding has shape {list(embeddings[0])}",
-            mend="fetch or save the checkpoint again",
-        )
+    rows = max((shape[0] for shape in embeddings), default=None)
+    widths = {width for shape in embeddings for width in shape}
+    layers, hidden, words = (config.get(key) for key in ("num_hidden_layers", "hidden_size", "vocab_size"))
+    if layers is not None and layout.layers and layers != layout.layers:
+        contradiction = f"num_hidden_layers {layers:,}, the weights have {layout.layers}"
+    elif hidden is not None and widths and hidden not in widths:
+        contradiction = f"hidden_size {hidden:,}, the embedding has shape {list(embeddings[0])}"
+    elif words is not None and rows is not None and words > rows:
+        contradiction = f"vocab_size {words:,}, the embedding has {rows:,} rows"
+    else:
+        return
+    raise CheckpointError(f"{folder}: config.json says {contradiction}", mend=FETCH)
 
 
 def _setting(config: Mapping[str, Any], key: str) -> Any:

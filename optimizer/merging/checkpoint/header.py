@@ -177,11 +177,18 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder}: no config.json", mend="give a checkpoint folder as transformers saves it")
     config = read_json(file, MAX_CONFIG)
     refuse_code(config, folder / "config.json")
+    flat = language_config(config)
     for key, limit in CONFIG_LIMITS.items():
-        value = config.get(key)
+        value = flat.get(key)
         if value is not None and (type(value) is not int or not 0 < value <= limit):
             raise CheckpointError(f"{folder}/config.json: {key} is {value!r}, expected 1 … {limit:,}", mend=FETCH)
     return config
+
+
+def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the language model: models that also see keep them in `text_config`."""
+    inner = config.get("text_config")
+    return {**config, **inner} if isinstance(inner, dict) else dict(config)
 
 
 def refuse_code(config: Mapping[str, Any], file: Path) -> None:

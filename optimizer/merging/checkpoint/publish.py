@@ -23,13 +23,16 @@ def publishing(out: Path, needed: int = 0) -> Iterator[Path]:
         needed: bytes that will be written; checked against the free space first.
 
     Raises:
-        CheckpointError: `out` exists, another process writes it, or the disk is full.
+        CheckpointError: `out` exists or cannot be created, another process writes it, or the disk is full.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} exists already", mend="choose another folder, or remove it")
-    out.parent.mkdir(parents=True, exist_ok=True)
     work = out.parent / f".{out.name}.partial"
-    lock = _own(work, out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lock = _own(work, out)
+    except OSError as error:
+        raise CheckpointError(f"{out} cannot be written: {error}", mend="choose another folder") from error
     try:
         free = shutil.disk_usage(work).free
         if needed > free:

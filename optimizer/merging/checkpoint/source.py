@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from optimizer.merging.checkpoint.header import TensorInfo, read_config, read_headers
+from optimizer.merging.checkpoint.header import TensorInfo, language_config, read_config, read_headers
 from optimizer.merging.layout import without_tied_head
 
 DTYPES: dict[str, torch.dtype] = {
@@ -30,7 +30,7 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config = read_config(folder)
-        self.infos: dict[str, TensorInfo] = without_tied_head(read_headers(folder), self.config)
+        self.infos: dict[str, TensorInfo] = without_tied_head(read_headers(folder), language_config(self.config))
         self._maps: dict[Path, mmap.mmap] = {}
 
     def read(self, name: str) -> Tensor:

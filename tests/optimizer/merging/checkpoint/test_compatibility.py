@@ -184,6 +184,8 @@ def test_no_weight_is_read(copy: Pool) -> None:
     [
         ("config.json", lambda c: c.update(num_hidden_layers=40), "num_hidden_layers 40, the weights have 2"),
         ("config.json", lambda c: c.update(hidden_size=4096), "hidden_size 4,096"),
+        ("config.json", lambda c: c.update(vocab_size=301), "vocab_size 301, the embedding has 300 rows"),
+        ("config.json", lambda c: c.update(text_config={"hidden_size": 64}), "hidden_size 64"),
         ("config.json", lambda c: c.update(quantization_config={"quant_method": "gptq"}), "quantised"),
         ("tokenizer_config.json", lambda c: c.update(auto_map={"AutoTokenizer": ["x.Y", None]}), "code"),
         ("tokenizer.json", lambda t: t.update(model=[1, 2]), "not a tokenizer"),

@@ -86,3 +86,9 @@ def test_manifest(tmp_path: Path) -> None:
     os.truncate(tmp_path / "manifest.json", 10)
     with pytest.raises(CheckpointError, match=r"manifest\.json"):
         Manifest.read(tmp_path)
+
+
+def test_a_place_that_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CheckpointError, match="cannot be written"), publishing(tmp_path / "file" / "out"):
+        pass
