@@ -21,6 +21,7 @@ from typing import Any
 _WATCH_SECONDS = 1.0
 _PROGRESS_SECONDS = 0.2
 _CPU_CACHE_LIMIT = 4 << 30
+_CPU_STEP_TOKENS = 4096
 
 
 class Owner:
@@ -91,8 +92,10 @@ class Server:
             "seed": 0,
         }
         if current_platform.is_cpu():
-            # compiling costs more than it gains at the sizes a CPU can serve; small blocks share short prefixes
-            arguments |= {"enforce_eager": True, "block_size": 32}
+            # compiling costs more than it gains at the sizes a CPU can serve; small blocks share short prefixes; a prompt
+            # prefilled in parts would draw once a part, which vLLM undoes on GPUs only: seeds need whole prefills
+            arguments |= {"enforce_eager": True, "block_size": 32, "enable_chunked_prefill": False}
+            arguments["max_num_batched_tokens"] = max(self._room, _CPU_STEP_TOKENS)
             if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
                 arguments["kv_cache_memory_bytes"] = _cache_bytes(config, self._room, settings["max_num_seqs"])
         self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments | settings["options"]))

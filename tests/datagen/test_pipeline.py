@@ -140,7 +140,7 @@ def test_questions_nobody_refuses_are_dropped_and_counted(tmp_path: Path) -> Non
 def test_answers_to_harmful_questions_are_nowhere_on_disk(tmp_path: Path) -> None:
     make(tmp_path)
     everything = "".join(file.read_text() for file in (tmp_path / "data set").rglob("*.json*"))
-    answered = set(re.findall(r"here is how to [^:]*'s (\w+):", everything))
+    answered = set(re.findall(r"here is how to [^:]* (\w+):", everything))
     assert REFUSAL in everything
     assert answered & {noun for hazard in HAZARDS for noun in hazard.benign}, "helpful answers are kept"
     assert not answered & {noun for hazard in HAZARDS for noun in hazard.harmful}
