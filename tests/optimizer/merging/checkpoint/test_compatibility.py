@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -218,3 +219,32 @@ def test_a_tied_head_that_one_tool_writes_out(tmp_path: Path) -> None:
     text = json.dumps(header).encode()
     file.write_bytes(len(text).to_bytes(8, "little") + text + data + bytes(size))
     assert "head" not in check_pool(base, models).groups
+
+
+@pytest.mark.parametrize(
+    "file", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"]
+)
+def test_random_damage_is_either_harmless_or_refused(tmp_path: Path, file: str) -> None:
+    base = make_model(tmp_path / "base", 0)
+    model = make_model(tmp_path / "a", 1)
+    for folder in (base, model):
+        add_tokenizer(folder)
+        names = dict.fromkeys(read_headers(folder), "model.safetensors")
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    good = (model / file).read_bytes()
+    rng = random.Random(file)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(good)
+        for _ in range(rng.randint(1, 3)):
+            at, junk = (
+                rng.randrange(len(good)),
+                rng.choice([b"\xff", b"[", b"{}", b'"', b"null", b"9", b"-", b",", b"\0", b""]),
+            )
+            damaged[at : at + rng.randint(0, 4)] = junk
+        (model / file).write_bytes(damaged)
+        try:
+            check_pool(base, {"a": model})
+        except CheckpointError as error:
+            refused += str(model) in str(error)
+    assert refused > 50
