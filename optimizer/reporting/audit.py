@@ -78,13 +78,17 @@ def _alignment(parents: Mapping[str, JudgedScores]) -> list[Notice]:
 
 
 def _below_parents(parents: Mapping[str, JudgedScores], winner: JudgedScores) -> list[Notice]:
+    """An alarm where the worst parent lies above the winner's interval, a warning where luck may explain it."""
     notices = []
-    for axis, value in winner.axes.items():
+    for axis, share in winner.shares.items():
         theirs = {name: scores.axes[axis] for name, scores in parents.items() if axis in scores.axes}
-        if theirs and value < min(theirs.values()):
-            worst = min(theirs, key=lambda name: theirs[name])
-            message = f"On {axis} the winner ({value:.1%}) is below its worst parent ({worst}, {theirs[worst]:.1%})."
-            notices.append(Notice(level="alarm", code="below_worst_parent", message=message))
+        if not theirs or share.value >= min(theirs.values()):
+            continue
+        worst = min(theirs, key=lambda name: theirs[name])
+        clear = theirs[worst] > share.high
+        message = f"On {axis} the winner ({share.value:.1%}) is below its worst parent ({worst}, {theirs[worst]:.1%})"
+        message += "." if clear else f", by no more than {share.n} prompts can tell from luck."
+        notices.append(Notice(level="alarm" if clear else "warning", code="below_worst_parent", message=message))
     return notices
 
 

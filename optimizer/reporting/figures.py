@@ -3,6 +3,7 @@
 Every text goes through `Markup.format`, which escapes it: names come from users and from models.
 """
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ from markupsafe import Markup
 from optimizer.reporting.report import Candidate, ModelScores, Report
 
 _DOTS = 1500  # more trials than this and only the front and the first of them are drawn
+_STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.25)
 _LAYER = re.compile(r"^(?:.*\.)?layers?\.(\d+)\.(.+)$")
 
 
@@ -65,7 +67,7 @@ def _interval_panel(report: Report, axis: str, at: tuple[int, int], size: tuple[
 def fronts(report: Report) -> Markup:
     """Two panels, refusal and compliance against the mean over the domains, as the search saw the candidates."""
     panels = [_front_panel(report, axis, (number * 552, 0)) for number, axis in enumerate(("refusal", "compliance"))]
-    return _svg(1080, 396, "Candidates of the search: refusal and compliance against the mean over the domains", panels)
+    return _svg(1096, 372, "Candidates of the search: refusal and compliance against the mean over the domains", panels)
 
 
 def _front_panel(report: Report, axis: str, at: tuple[int, int]) -> Markup:
@@ -76,11 +78,11 @@ def _front_panel(report: Report, axis: str, at: tuple[int, int]) -> Markup:
     named = [model for model in report.models if model.search and axis in model.search]
     dots = [(c, _mean_domain(c.search), c.search[axis]) for c in shown]
     marks = [(m, _mean_domain(m.search or {}), (m.search or {})[axis]) for m in named]
-    xs = _range([x for _, x, _ in dots] + [x for _, x, _ in marks])
-    ys = _range([y for _, _, y in dots] + [y for _, _, y in marks])
+    xs = _ticks([x for _, x, _ in dots] + [x for _, x, _ in marks])
+    ys = _ticks([y for _, _, y in dots] + [y for _, _, y in marks])
 
     def place(x: float, y: float) -> tuple[float, float]:
-        return left + width * (x - xs[0]) / (xs[1] - xs[0]), top + height * (1 - (y - ys[0]) / (ys[1] - ys[0]))
+        return left + width * (x - xs[0]) / (xs[-1] - xs[0]), top + height * (1 - (y - ys[0]) / (ys[-1] - ys[0]))
 
     parts = [Markup('<text class="title" x="0" y="16">{}</text>').format(f"{axis} against domains (mean)")]
     parts += _axes(xs, ys, (left, top, width, height))
@@ -129,28 +131,24 @@ def _mark(model: ModelScores, at: tuple[float, float], taken: list[tuple[float, 
     )
 
 
-def _axes(xs: tuple[float, float], ys: tuple[float, float], box: tuple[int, int, int, int]) -> list[Markup]:
+def _axes(xs: Sequence[float], ys: Sequence[float], box: tuple[int, int, int, int]) -> list[Markup]:
+    """Grid and numbers at the ticks `xs` and `ys`, evenly spaced over the box."""
     left, top, width, height = box
     parts = []
-    for step in range(5):
-        share = step / 4
-        x, y = left + width * share, top + height * (1 - share)
+    for index, tick in enumerate(xs):
+        x = left + width * index / (len(xs) - 1)
         parts.append(
             Markup('<line class="grid" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(_n(x), top, top + height)
         )
+        text = Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{:.2f}</text>')
+        parts.append(text.format(_n(x), top + height + 17, tick))
+    for index, tick in enumerate(ys):
+        y = top + height * (1 - index / (len(ys) - 1))
         parts.append(
             Markup('<line class="grid" x1="{1}" x2="{2}" y1="{0}" y2="{0}"/>').format(_n(y), left, left + width)
         )
-        parts.append(
-            Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{:.2f}</text>').format(
-                _n(x), top + height + 17, xs[0] + share * (xs[1] - xs[0])
-            )
-        )
-        parts.append(
-            Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{:.2f}</text>').format(
-                left - 7, _n(y + 4), ys[0] + share * (ys[1] - ys[0])
-            )
-        )
+        text = Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{:.2f}</text>')
+        parts.append(text.format(left - 7, _n(y + 4), tick))
     return parts
 
 
@@ -185,7 +183,7 @@ def heatmap(report: Report) -> Markup:
                     )
                 )
         parts.append(_at((0, number * block), cells))
-    width = max(420, 262 + cell * len(layers))
+    width = max(720, 262 + cell * len(layers))
     return _svg(width, block * len(winner.models), "Coefficients of the winner by model, layer and component", parts)
 
 
@@ -224,11 +222,12 @@ def _mean_domain(scores: dict[str, float]) -> float:
     return sum(domains) / len(domains) if domains else 0.0
 
 
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    """From a little below to a little above; never empty."""
+def _ticks(values: Sequence[float]) -> list[float]:
+    """Three to seven round numbers, evenly spaced, that hold all values between the first and the last."""
     low, high = min(values, default=0.0), max(values, default=1.0)
-    margin = max(0.06 * (high - low), 0.01)
-    return low - margin, high + margin
+    step = next((step for step in _STEPS if high - low <= 5 * step), 1.0)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [step * index for index in range(first, max(last, first + 2) + 1)]
 
 
 def _short(name: str, length: int) -> str:
