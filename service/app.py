@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import logging
+import signal
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
@@ -108,8 +109,19 @@ def serve(settings: Settings, command: Sequence[str] | None = None) -> None:
     app = create_app(settings, supervisor)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     log.info("Temper is at http://%s:%d/ (home: %s)", host, listener.getsockname()[1], settings.home)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=2, server_header=False)
-    uvicorn.Server(config).run(sockets=[listener])
+    _Server(config).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """A signal ends it with exit code 0; uvicorn's own dies of the signal once more after it has shut down."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.handle_exit)
+        yield
 
 
 def _listen(settings: Settings) -> socket.socket:

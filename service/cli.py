@@ -174,6 +174,17 @@ def run(
     raise typer.Exit(0 if job.status is Status.SUCCEEDED else 1)
 
 
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Everything the demo makes goes here.")] = Path(".demo"),
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the server running.")] = False,
+) -> None:
+    """Build the tiny zoo, merge it over HTTP, pull the result and print what it scores."""
+    from service.demo.demo import run_demo
+
+    typer.echo(run_demo(folder, Console(highlight=False), keep=keep))
+
+
 @jobs_app.command("list")
 def list_jobs(
     url: Url = None,
