@@ -122,4 +122,4 @@ def _coefficients(session: Session, job: MergeJob, ranked: list[Candidate], aske
 def _board(session: Session, job: MergeJob) -> Scoreboard | None:
     stage = jobs.stage(session, job.id, Stage.REPORT)
     result: Mapping[str, Any] | None = stage.result if stage else None
-    return scoreboard(job, result) if result else None
+    return scoreboard(job.request, result) if result else None

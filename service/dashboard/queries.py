@@ -28,14 +28,14 @@ def warnings(session: Session, job_id: str, limit: int) -> list[str]:
 
 
 def winners(session: Session, jobs: Sequence[MergeJob]) -> dict[str, dict[str, float]]:
-    """Scores of each job's winner by job id: generated and judged where there are such, else of the search."""
+    """What each job's winner scored when it generated and was judged, by job id."""
     wanted = {(job.id, job.winner) for job in jobs if job.winner is not None}
     if not wanted:
         return {}
-    query = sa.select(TrialRow.job_id, TrialRow.judged, TrialRow.scores).where(
+    query = sa.select(TrialRow.job_id, TrialRow.judged).where(
         sa.tuple_(TrialRow.job_id, TrialRow.number).in_(wanted)
     )
-    return {job_id: judged or scores for job_id, judged, scores in session.execute(query)}
+    return {job_id: judged for job_id, judged in session.execute(query) if judged}
 
 
 def trials_revision(session: Session, job_id: str) -> str:

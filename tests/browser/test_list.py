@@ -3,6 +3,7 @@
 from playwright.sync_api import Page, expect
 
 from service.jobs.schemas import Stage
+from service.trials import repository as trials
 from tests.browser import sample
 from tests.browser.conftest import Site
 
@@ -28,9 +29,10 @@ def test_every_job_has_its_state_and_the_winners_scores(site: Site, page: Page) 
         started_at=sample.BEGUN,
         finished_at=sample.after(300),
     )
-    sample.add_trial(
-        site.database, done, 0, "gradient", {"refusal": 0.97, "compliance": 0.96, "botany": 0.9, "sailing": 0.8}
-    )
+    sample.add_trial(site.database, done, 0, "gradient", dict.fromkeys(sample.AXES, 0.5))
+    with site.database.write() as session:
+        judged = dict(zip(sample.AXES, (0.97, 0.96, 0.9, 0.8), strict=True))
+        trials.judge(session, done, {0: judged})
     sample.add_job(
         site.database,
         "job_busy",
