@@ -78,15 +78,17 @@ def _alignment(parents: Mapping[str, JudgedScores]) -> list[Notice]:
 
 
 def _below_parents(parents: Mapping[str, JudgedScores], winner: JudgedScores) -> list[Notice]:
-    """An alarm where the worst parent lies above the winner's interval, a warning where luck may explain it."""
+    """An alarm where the intervals of winner and worst parent lie apart, a warning where luck may explain it."""
     notices = []
     for axis, share in winner.shares.items():
-        theirs = {name: scores.axes[axis] for name, scores in parents.items() if axis in scores.axes}
-        if not theirs or share.value >= min(theirs.values()):
+        theirs = {name: scores.shares[axis] for name, scores in parents.items() if axis in scores.shares}
+        if not theirs or share.value >= min(parent.value for parent in theirs.values()):
             continue
-        worst = min(theirs, key=lambda name: theirs[name])
-        clear = theirs[worst] > share.high
-        message = f"On {axis} the winner ({share.value:.1%}) is below its worst parent ({worst}, {theirs[worst]:.1%})"
+        worst = min(theirs, key=lambda name: theirs[name].value)
+        clear = theirs[worst].low > share.high
+        message = (
+            f"On {axis} the winner ({share.value:.1%}) is below its worst parent ({worst}, {theirs[worst].value:.1%})"
+        )
         message += "." if clear else f", by no more than {share.n} prompts can tell from luck."
         notices.append(Notice(level="alarm" if clear else "warning", code="below_worst_parent", message=message))
     return notices
@@ -131,18 +133,19 @@ def _few_prompts(winner: JudgedScores) -> list[Notice]:
 
 
 def _optimism(winner: JudgedScores, selection: Mapping[str, float]) -> list[Notice]:
-    """The winner was the best of several on the selection split; where luck chose, the report split shows it."""
-    lost = {axis: value for axis, value in selection.items() if axis in winner.shares}
-    lost = {axis: value for axis, value in lost.items() if value > winner.shares[axis].high}
-    return [
-        Notice(
-            level="warning",
-            code="optimism",
-            message=f"On {axis} the winner looked better when it was chosen ({value:.1%}) than it is "
-            f"({winner.shares[axis].value:.1%}, at most {winner.shares[axis].high:.1%}).",
-        )
-        for axis, value in lost.items()
-    ]
+    """The winner was the best of several on the selection split; where luck chose, the report split shows it.
+
+    Both shares are uncertain, so a fall counts from the whole width of the interval on.
+    """
+    notices = []
+    for axis, chosen in selection.items():
+        share = winner.shares.get(axis)
+        if share is not None and chosen - share.value > share.high - share.low:
+            message = (
+                f"On {axis} the winner looked better when it was chosen ({chosen:.1%}) than it is ({share.value:.1%})."
+            )
+            notices.append(Notice(level="warning", code="optimism", message=message))
+    return notices
 
 
 def _uniform(winner: JudgedScores, uniform: JudgedScores | None) -> list[Notice]:

@@ -18,11 +18,9 @@ def model_card(report: Report, recipe: Recipe, name: str) -> str:
 
     Checkpoints given as folders are named by their last part: a card says nothing about the machine it was made on.
     """
-    sources = [_source(recipe.base), *map(_source, recipe.models.values())]
     parts = [
         _front_matter(report, recipe, name),
-        f"# {_text(name)}\n\nMerged with Temper from {_list(sources)} by {_text(recipe.method)}: every tensor is the base's plus each model's difference to the base times a "
-        f"coefficient found by search (trial {report.winner.number}, {_text(report.winner.origin)}).",
+        _introduction(report, recipe, name),
         _scores(report),
         _notices(report),
         _recipe(report, recipe),
@@ -40,6 +38,15 @@ def _front_matter(report: Report, recipe: Recipe, name: str) -> str:
         "tags": ["merge", "temper", recipe.method],
     }
     return "---\n" + yaml.safe_dump(head, sort_keys=False, allow_unicode=True) + "---"
+
+
+def _introduction(report: Report, recipe: Recipe, name: str) -> str:
+    sources = _list([_source(recipe.base), *(_source(path) for path in recipe.models.values())])
+    return (
+        f"# {_text(name)}\n\nMerged with Temper from {sources} by {_text(recipe.method)}: every tensor is the base's "
+        "plus each model's difference to the base times a coefficient found by search "
+        f"(trial {report.winner.number}, {_text(report.winner.origin)})."
+    )
 
 
 def _scores(report: Report) -> str:
