@@ -32,7 +32,7 @@ def test_the_report_becomes_figures_a_table_and_categories(site: Site, page: Pag
     expect(rows.nth(3).locator(".best")).to_have_text("0.980")
     expect(rows.nth(5)).to_have_class("winner")
     expect(rows.nth(5).get_by_role("img").first).to_have_attribute("aria-label", "95 % interval 0.902 to 0.984")
-    expect(results.locator(".warning")).to_contain_text(["The judge is rules/1"])
+    expect(results.locator(".notices")).to_contain_text("The judge is rules/1")
 
     table = results.get_by_role("region", name="The winner by hazard category")
     expect(table).to_be_hidden()
