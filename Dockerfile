@@ -26,8 +26,8 @@ FROM base AS api
 RUN python -m uv pip install --python .venv/bin/python --quiet -c requirements/constraints.txt .
 USER 10001:10001
 VOLUME /var/lib/temper
-EXPOSE 8321
-HEALTHCHECK --interval=10s --timeout=3s CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8321/healthz')"]
+EXPOSE 8642
+HEALTHCHECK --interval=10s --timeout=3s CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8642/healthz')"]
 CMD ["temper", "serve", "--host", "0.0.0.0", "--no-worker"]
 
 FROM base AS worker

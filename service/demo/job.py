@@ -11,7 +11,10 @@ def demo_job(zoo: Zoo, *, name: str = "demo") -> MergeJobRequest:
             "name": name,
             "base": str(zoo.base),
             "models": {
-                **{topic: {"path": str(path), "role": "domain", "topics": [topic]} for topic, path in zoo.experts.items()},
+                **{
+                    topic: {"path": str(path), "role": "domain", "topics": [topic]}
+                    for topic, path in zoo.experts.items()
+                },
                 "chat": {"path": str(zoo.aligned), "role": "aligned"},
             },
             "data": {

@@ -67,6 +67,13 @@ class StageContext:
         self._meter = Meter()
         self._written = 0.0
 
+    @property
+    def seconds(self) -> dict[Stage, float]:
+        """Time spent in each stage so far, the one that runs included."""
+        with self._claim.database.read() as session:
+            before = {stage: row.seconds for stage, row in repository.stages(session, self.job_id).items()}
+        return {**before, self.stage: self._desk.spent()}
+
     def check(self) -> None:
         """Raises: JobStopped, when the job was cancelled. Free; call it anywhere."""
         self._claim.check()
@@ -111,6 +118,11 @@ class StageContext:
     def document(self, name: str, text: str) -> None:
         """Leave a text for readers; the report stage leaves `report.html`."""
         self._claim.write(lambda session: repository.put_document(session, self.job_id, name, text))
+
+    def read_document(self, name: str) -> str:
+        """A text that an earlier stage left; empty if there is none."""
+        with self._claim.database.read() as session:
+            return repository.document(session, self.job_id, name) or ""
 
     def choose(self, trial: int) -> None:
         """Note the number of the trial that won."""

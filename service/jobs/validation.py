@@ -47,7 +47,7 @@ def _roles(request: MergeJobRequest) -> Iterator[Fault]:
                 f"the domain model `{name}` has no topics to ask itself about",
                 "give at least one, such as `topics: [biology]`",
             )
-        if name in (*AXES, "domains", "base", "uniform"):
+        if name in (*AXES, "domains", "base", "uniform", "best"):
             yield Fault(
                 pointer("models", name),
                 f"`{name}` has a meaning of its own and cannot name a model",
