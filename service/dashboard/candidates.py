@@ -3,11 +3,11 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from optimizer.search.settings import SearchSettings
 from service.dashboard.formatting import words
-from service.jobs.schemas import MergeJob, TrialView
+from service.jobs.schemas import MergeJob
 
 BEHAVIOUR = ("refusal", "compliance")
 POINTS = 1500
@@ -18,11 +18,23 @@ _SAMPLERS = frozenset(get_args(SearchSettings.model_fields["sampler"].annotation
 _TITLES = {"uniform": "uniform merge", "sum": "all added up", "lm_cocktail": "LM-Cocktail"}
 
 
+class Trial(NamedTuple):
+    """The columns of a trial that pages show; thousands are read at once."""
+
+    number: int
+    origin: str
+    state: str
+    scores: Mapping[str, float]
+    judged: Mapping[str, float] | None
+    on_front: bool
+    seconds: float
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A trial with what a page says about it. `domains` is the mean over the domain axes, `mean` over all axes."""
 
-    trial: TrialView
+    trial: Trial
     kind: Kind
     title: str
     winner: bool
@@ -30,7 +42,7 @@ class Candidate:
     mean: float
 
 
-def axes_of(trials: Sequence[TrialView]) -> tuple[str, ...]:
+def axes_of(trials: Sequence[Trial]) -> tuple[str, ...]:
     """Every axis any trial was scored on: refusal and compliance first, then the domains by name."""
     seen = {axis for trial in trials for axis in trial.scores}
     return (*(axis for axis in BEHAVIOUR if axis in seen), *sorted(seen - set(BEHAVIOUR)))
@@ -42,7 +54,7 @@ def mean_domain(scores: Mapping[str, float]) -> float | None:
     return fmean(domains) if domains else None
 
 
-def candidates(job: MergeJob, trials: Sequence[TrialView]) -> list[Candidate]:
+def candidates(job: MergeJob, trials: Sequence[Trial]) -> list[Candidate]:
     """All trials of `job`, the best first: the winner, the front, the rest; each by its mean over the axes."""
     found = [_candidate(job, trial) for trial in trials]
     return sorted(
@@ -74,7 +86,7 @@ def points(ranked: Sequence[Candidate]) -> list[dict[str, object]]:
     ]
 
 
-def _candidate(job: MergeJob, trial: TrialView) -> Candidate:
+def _candidate(job: MergeJob, trial: Trial) -> Candidate:
     kind, title = _kind(trial.origin, job.request.models)
     mean = fmean(trial.scores.values()) if trial.scores else 0.0
     return Candidate(trial, kind, title, trial.number == job.winner, mean_domain(trial.scores), mean)

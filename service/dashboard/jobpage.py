@@ -46,7 +46,7 @@ def job_page(session: Session, row: JobRow, asked: Asked, now: datetime) -> dict
     job = jobs.view(session, row)
     started = {stage: entry.started_at for stage, entry in jobs.stages(session, job.id).items()}
     last_event = queries.last_event(session, job.id)
-    ranked = candidates(job, trials.listed(session, job.id))
+    ranked = candidates(job, queries.trials(session, job.id))
     events = queries.history(session, job.id, EVENTS)
     return {
         "job": job,

@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 
 from service.artifacts.store import Store
+from service.dashboard import queries
 from service.dashboard.candidates import candidates, points
 from service.dashboard.downloads import Address, downloads
 from service.dashboard.joblist import job_list
@@ -17,7 +18,6 @@ from service.dashboard.rendering import FreshFiles, PageRoute, render
 from service.jobs import service as jobs
 from service.kit.dependencies import AppDatabase, AppSettings
 from service.kit.errors import ConflictError
-from service.trials import repository as trials
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
@@ -63,7 +63,7 @@ def plot_points(job_id: str, database: AppDatabase) -> JSONResponse:
     with database.read() as session:
         job = jobs.read(session, job_id)
         revision = points_revision(session, job)
-        ranked = candidates(job, trials.listed(session, job_id))
+        ranked = candidates(job, queries.trials(session, job_id))
     return JSONResponse({"revision": revision, "points": points(ranked)}, headers={"Cache-Control": "no-store"})
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from service.dashboard.candidates import Trial
 from service.events.tables import EventRow
 from service.jobs.schemas import EventView, MergeJob
 from service.trials.tables import TrialRow
@@ -32,10 +33,15 @@ def winners(session: Session, jobs: Sequence[MergeJob]) -> dict[str, dict[str, f
     wanted = {(job.id, job.winner) for job in jobs if job.winner is not None}
     if not wanted:
         return {}
-    query = sa.select(TrialRow.job_id, TrialRow.judged).where(
-        sa.tuple_(TrialRow.job_id, TrialRow.number).in_(wanted)
-    )
+    query = sa.select(TrialRow.job_id, TrialRow.judged).where(sa.tuple_(TrialRow.job_id, TrialRow.number).in_(wanted))
     return {job_id: judged for job_id, judged in session.execute(query) if judged}
+
+
+def trials(session: Session, job_id: str) -> list[Trial]:
+    """All trials of a job by number, without their coefficients."""
+    columns = [getattr(TrialRow, name) for name in Trial._fields]
+    query = sa.select(*columns).where(TrialRow.job_id == job_id).order_by(TrialRow.number)
+    return [Trial(*row) for row in session.execute(query)]
 
 
 def trials_revision(session: Session, job_id: str) -> str:

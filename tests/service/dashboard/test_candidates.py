@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from service.dashboard import candidates as module
-from service.dashboard.candidates import axes_of, candidates, points
-from service.jobs.schemas import MergeJob, Status, TrialView
+from service.dashboard.candidates import Trial, axes_of, candidates, points
+from service.jobs.schemas import MergeJob, Status
 from tests.browser.sample import request
 
 
@@ -24,17 +24,10 @@ def job(winner: int | None = None) -> MergeJob:
     )
 
 
-def trial(number: int, refusal: float, botany: float, **values: Any) -> TrialView:
+def trial(number: int, refusal: float, botany: float, **values: Any) -> Trial:
     scores = {"botany": botany, "refusal": refusal, "compliance": 0.9, "sailing": botany}
-    made = {
-        "origin": "tpe",
-        "state": "complete",
-        "seconds": 1.0,
-        "seed": 0,
-        "worker": "w",
-        "created_at": datetime.now(UTC),
-    }
-    return TrialView.model_validate({"number": number, "scores": scores, **made, **values})
+    made = {"origin": "tpe", "state": "complete", "judged": None, "on_front": False, "seconds": 1.0}
+    return Trial(number=number, scores=scores, **{**made, **values})
 
 
 def test_behaviour_comes_before_the_domains() -> None:
