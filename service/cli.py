@@ -5,6 +5,7 @@ cannot be reached, 130 interrupted.
 """
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -176,7 +177,7 @@ def run(
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Everything the demo makes goes here.")] = Path(".demo"),
+    folder: Annotated[Path, typer.Argument(help="Everything the demo makes goes here.")] = Path("temper-demo"),
     keep: Annotated[bool, typer.Option("--keep", help="Leave the server running.")] = False,
 ) -> None:
     """Build the tiny zoo, merge it over HTTP, pull the result and print what it scores."""
@@ -315,6 +316,8 @@ def main() -> None:
     from service.jobs.file import JobFileError
     from service.kit.errors import InvalidError
 
+    # threads that wait for work must not spin: the engine and the scorer share the cores
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except TemperError as error:

@@ -21,13 +21,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from datagen.errors import TemperError
+from datagen.storage import read
+from optimizer.reporting.report import ModelScores, Report
 from service.client import Client
-from service.demo.check import check_pulled
+from service.demo.check import differences, score_pulled
 from service.demo.job import demo_job
 from service.demo.table import score_table
 from service.demo.zoo import Zoo, build_zoo
-from service.jobs.schemas import MergeJob, Status
+from service.jobs.folders import dataset_folder
+from service.jobs.schemas import MergeJob, MergeJobRequest, Status
 from service.jobs.terminal import follow
+from service.settings import Settings
 
 START_SECONDS = 30.0
 
@@ -48,36 +52,108 @@ def run_demo(folder: Path, console: Console, *, keep: bool = False) -> Path:
     Raises:
         DemoError: the server did not start, the job failed, or the pulled checkpoint differs from its report.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     zoo = _zoo(console)
-    built = time.monotonic() - began
+    seconds = {"zoo": time.monotonic() - began}
     with _server(folder / "home", keep=keep) as (url, process), Client(url) as client:
-        console.print(f"dashboard: [bold]{url}[/bold]")
-        job = client.submit(demo_job(zoo))
-        console.print(f"job:       [bold]{url}/jobs/{job.id}[/bold]\n")
-        job = follow(client, job.id, console, as_json=False)
-        if job.status is not Status.SUCCEEDED or job.artifact is None:
-            raise DemoError(f"the job {job.status}: {job.error}", mend=f"the worker's log is in {folder}/home/logs")
-        report = client.report(job.id)
-        (folder / "report.html").write_text(_report_page(url, job.id))
-        pulled = client.pull(job.artifact, folder / "pulled")
-        manifest = client.artifact(job.artifact)
-        trials = sum(1 for _ in client.trials(job.id))
-        check_pulled(pulled, folder / "home", job, report, console)
-        result = _result(job, report, trials, pulled, manifest, {"zoo": built})
+        job, report = _do_job(client, demo_job(zoo), folder, console)
+        began = time.monotonic()
+        pulled = _pull(client, job, folder, console)
+        _check(pulled, job, report, folder, console)
+        seconds["pull"] = time.monotonic() - began
+        result: dict[str, Any] = {
+            "models": {model.name: _axes(model) for model in report.models},
+            "winner": report.of("winner")[0].name,
+            "trials": sum(1 for _ in client.trials(job.id)),
+            "seconds": _rounded({stage.value: spent for stage, spent in job.seconds.items()} | seconds),
+            "artifact": {
+                "path": str(pulled),
+                "sha256": {file["path"]: file["sha256"] for file in client.artifact(str(job.artifact))["files"]},
+            },
+        }
         path = folder / "result.json"
         path.write_text(json.dumps(result, indent=1) + "\n")
+        console.print()
         console.print(score_table(report))
-        _say_goodbye(console, folder, url, job, process, keep=keep)
+        console.print(f"\ncheckpoint  {pulled}\nreport      {folder / 'report.html'}", soft_wrap=True)
+        if keep:
+            console.print(
+                f"dashboard   {url}/jobs/{job.id}  (stop the server with: kill {process.pid})", soft_wrap=True
+            )
+        else:
+            console.print(f"dashboard   temper serve --home {folder / 'home'}", soft_wrap=True)
     return path
+
+
+def _do_job(client: Client, request: MergeJobRequest, folder: Path, console: Console) -> tuple[MergeJob, Report]:
+    """Submit the job, follow it to its end, and save its report page."""
+    job = client.submit(request)
+    console.print(f"dashboard   [bold]{client.url}/jobs/{job.id}[/bold]\n")
+    job = follow(client, job.id, console, as_json=False)
+    if job.status is not Status.SUCCEEDED:
+        raise DemoError(f"the job has {job.status}: {job.error}", mend=f"its log is in {folder / 'home' / 'logs'}")
+    page = httpx.get(f"{client.url}/v1/merge_jobs/{job.id}/report.html", trust_env=False)
+    (folder / "report.html").write_text(page.raise_for_status().text)
+    return job, Report.model_validate(client.report(job.id))
+
+
+def _pull(client: Client, job: MergeJob, folder: Path, console: Console) -> Path:
+    """The checkpoint, in a folder of its own: an earlier demo's may differ."""
+    sha = str(job.artifact).partition("@")[2]
+    with _bars(console, "bytes") as bars:
+        task = bars.add_task("pulling the checkpoint", total=None)
+        return client.pull(
+            str(job.artifact),
+            folder / f"merged-{sha[:8]}",
+            lambda done, total, _: bars.update(task, completed=done, total=total),
+        )
+
+
+def _check(pulled: Path, job: MergeJob, report: Report, folder: Path, console: Console) -> None:
+    """Load what was pulled with transformers and measure the report's scores again."""
+    settings = Settings(home=folder / "home")
+    dataset = read(dataset_folder(job.request, settings))
+    with _bars(console, "answers") as bars:
+        task = bars.add_task("checking it in transformers", total=None)
+        scores = score_pulled(
+            pulled,
+            dataset,
+            job.request.data.max_tokens,
+            lambda done, total, *_: bars.update(task, completed=done, total=total),
+        )
+    if off := differences(scores, report.of("winner")[0]):
+        raise DemoError(
+            "the pulled checkpoint does not score what its report says: "
+            + ", ".join(f"{axis} {measured:.3f} instead of {said:.3f}" for axis, (measured, said) in off.items())
+        )
+
+
+def _axes(model: ModelScores) -> dict[str, Any]:
+    return {
+        "refusal": model.refusal.value,
+        "compliance": model.compliance.value,
+        "domains": {domain: share.value for domain, share in model.domains.items()},
+    }
+
+
+def _rounded(seconds: dict[str, float]) -> dict[str, float]:
+    return {name: round(spent, 1) for name, spent in seconds.items()}
+
+
+def _bars(console: Console, unit: str) -> Progress:
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(bar_width=28),
+        TextColumn("{task.completed:.0f}/{task.total} " + unit),
+    )
+    return Progress(*columns, TimeElapsedColumn(), console=console)
 
 
 def _zoo(console: Console) -> Zoo:
     """The zoo, trained with a progress bar if it is not cached."""
-    columns = (TextColumn("{task.description:<24}"), BarColumn(bar_width=28), TextColumn("{task.completed}/{task.total} steps"))
-    with Progress(*columns, TimeElapsedColumn(), console=console) as bars:
+    with _bars(console, "steps") as bars:
         tasks: dict[str, Any] = {}
 
         def progress(model: str, step: int, steps: int) -> None:
@@ -94,10 +170,8 @@ def _server(home: Path, *, keep: bool) -> Iterator[tuple[str, subprocess.Popen[b
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
     home.mkdir(parents=True, exist_ok=True)
+    # the demo's service is its own: settings of another one in this shell are not for it
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TEMPER_")}
-    for name in ("TEMPER_CACHE",):
-        if name in os.environ:
-            environment[name] = os.environ[name]
     log = (home / "serve.log").open("ab")
     command = [sys.executable, "-m", "service.cli", "serve", "--home", str(home), "--port", str(port)]
     process = subprocess.Popen(
@@ -135,21 +209,3 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> 
             pass
         time.sleep(0.1)
     raise DemoError("the service did not become ready", mend=f"its log is {log}")
-
-
-def _report_page(url: str, job_id: str) -> str:
-    answer = httpx.get(f"{url}/v1/merge_jobs/{job_id}/report.html", trust_env=False)
-    answer.raise_for_status()
-    return answer.text
-
-
-def _result(
-    job: MergeJob,
-    report: dict[str, Any],
-    trials: int,
-    pulled: Path,
-    manifest: dict[str, Any],
-    seconds: dict[str, float],
-) -> dict[str, Any]:
-    """What programs read: scores by model, the winner's name, seconds by stage, the files with their hashes."""
-    return {}
