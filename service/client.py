@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -182,7 +183,7 @@ class Client:
 
 def _part(text: str) -> str:
     """One step of a path, whatever the user typed."""
-    return httpx.URL("").copy_with(path="/" + text).raw_path.decode()[1:].replace("/", "%2F") or "%20"
+    return quote(text, safe="").replace(".", "%2E") if text.strip(".") == "" and text else quote(text, safe="") or "%20"
 
 
 def _refusal(answer: httpx.Response) -> ClientError:

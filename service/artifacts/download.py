@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -95,36 +96,41 @@ class _Fetch:
     def _whole(self, part: Path, entry: Mapping[str, Any]) -> str:
         """Add what is missing to `part`; the sha256 of all of it."""
         size, failures = int(entry["size"]), 0
+        part.touch()
         while True:
             digest, have = _hasher(part)
             if have >= size:
-                return digest.hexdigest() if have == size else "too long"
+                return str(digest.hexdigest()) if have == size else "too long"
             try:
                 self._add(part, entry, have)
             except httpx.TransportError:
-                failures = 0 if part.exists() and part.stat().st_size > have else failures + 1
+                failures = self._count(failures, part, have)
                 if failures >= ATTEMPTS:
                     raise
                 time.sleep(min(0.2 * 2**failures, 5.0))
             else:
-                after = part.stat().st_size if part.exists() else 0
-                failures = failures + 1 if after <= have else 0
-                if size == 0:
-                    return hashlib.sha256().hexdigest()
+                failures = self._count(failures, part, have)
                 if failures >= ATTEMPTS:
-                    raise TransferError(f"{entry['path']}: the service sends {after:,} of {size:,} bytes, then nothing")
+                    raise TransferError(f"{entry['path']}: the service sends {have:,} of {size:,} bytes, then nothing")
+
+    @staticmethod
+    def _count(failures: int, part: Path, before: int) -> int:
+        """Attempts in a row that brought nothing."""
+        return 0 if part.stat().st_size > before else failures + 1
 
     def _add(self, part: Path, entry: Mapping[str, Any], have: int) -> None:
         path = str(entry["path"])
         # If-Range: should the file be another one by now, all of it comes instead of its tail
         headers = {"Range": f"bytes={have}-", "If-Range": f'"{entry["sha256"]}"'} if have else {}
-        with self._http.stream("GET", self._root + path, headers=headers | {"Accept-Encoding": "identity"}) as answer:
+        with self._http.stream(
+            "GET", self._root + quote(path), headers=headers | {"Accept-Encoding": "identity"}
+        ) as answer:
             if answer.status_code not in (200, 206):
                 raise TransferError(f"{path}: the service answered {answer.status_code}", mend="try again later")
             resumed = answer.status_code == 206
             with part.open("ab" if resumed else "wb") as file:
                 done = have if resumed else 0
-                for chunk in answer.iter_raw(CHUNK):
+                for chunk in answer.iter_raw():
                     file.write(chunk)
                     done += len(chunk)
                     self._progress(self._before + done, self._total, path)

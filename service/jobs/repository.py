@@ -22,6 +22,8 @@ def add(session: Session, row: JobRow) -> None:
 
 
 def get(session: Session, job_id: str) -> JobRow | None:
+    if "\0" in job_id:  # PostgreSQL would call it an error
+        return None
     return session.scalar(sa.select(JobRow).where(JobRow.id == job_id))
 
 
