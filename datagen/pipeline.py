@@ -78,6 +78,7 @@ def generate(
     run.write_safety_questions()
     for writer in run.in_order():
         run.let_answer(writer)
+    progress(run.requests.done, run.requests.done, "requests", "splits")
     dataset = _split(run.rows(), settings)
     write(dataset, folder, run.card(dataset, key))
     progress(run.requests.done, run.requests.done, "requests", "done")

@@ -1,8 +1,12 @@
 """What is expensive and shared: the zoo is trained once a machine, vLLM started once a session."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+# before torch is imported: threads that spin while they wait make a busy machine ten times slower
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from datagen.engines.vllm import VllmEngine
 from service.demo.zoo import Zoo, build_zoo

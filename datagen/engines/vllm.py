@@ -111,6 +111,8 @@ class VllmEngine:
             EngineError: the engine did not start; the message holds the end of its log.
         """
         with self._lock:
+            if self._process.stdin is None or self._process.stdin.closed:
+                raise EngineError("the engine was closed", mend="start another VllmEngine")
             if not self._ready:
                 self._receive()
                 self._ready = True
@@ -192,12 +194,10 @@ class VllmEngine:
         return self._receive(progress)
 
     def _send(self, message: dict[str, Any]) -> None:
-        stream = self._process.stdin
-        if stream is None or stream.closed:
-            raise EngineError("the engine was closed", mend="start another VllmEngine")
         try:
-            stream.write(json.dumps(message) + "\n")
-            stream.flush()
+            if self._process.stdin is not None:
+                self._process.stdin.write(json.dumps(message) + "\n")
+                self._process.stdin.flush()
         except BrokenPipeError:
             raise self._died() from None
 

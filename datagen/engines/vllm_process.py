@@ -9,8 +9,10 @@ import json
 import os
 import queue
 import select
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -57,8 +59,14 @@ class Owner:
                 self._messages.put(json.loads(line))
 
 
+def _own_temporary_folder() -> None:
+    """vLLM leaves files behind where it keeps temporary ones: let that be a folder that goes with this process."""
+    tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="temper-vllm-")
+
+
 def _leave() -> None:
     """End this process and all it started at once. It leads its own session, so the group holds nothing else."""
+    shutil.rmtree(tempfile.gettempdir(), ignore_errors=True)
     os.killpg(0, signal.SIGKILL)
 
 
@@ -92,8 +100,8 @@ class Server:
             "seed": 0,
         }
         if current_platform.is_cpu():
-            # compiling costs more than it gains at the sizes a CPU can serve; small blocks share short prefixes; a prompt
-            # prefilled in parts would draw once a part, which vLLM undoes on GPUs only: seeds need whole prefills
+            # compiling costs more than it gains at the sizes a CPU can serve; small blocks share short prefixes; a
+            # prompt prefilled in parts draws once a part, which vLLM undoes on GPUs only: seeds need whole prefills
             arguments |= {"enforce_eager": True, "block_size": 32, "enable_chunked_prefill": False}
             arguments["max_num_batched_tokens"] = max(self._room, _CPU_STEP_TOKENS)
             if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
@@ -218,6 +226,7 @@ def _failure(error: Exception, what: str) -> dict[str, Any]:
 
 def main() -> None:
     """Serve the owner until it closes the stream."""
+    _own_temporary_folder()
     owner = Owner(int(sys.argv[1]))
     message = owner.next()
     try:

@@ -1,6 +1,8 @@
 """What every engine promises, held by vLLM on real checkpoints: the session's one engine, weights swapped in place."""
 
 import threading
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,13 @@ GREEDY = Sampling(max_tokens=32)
 PROMPTS = [*harmful_prompts(3), *benign_prompts(3), *(prompt for prompt, _ in domain_prompts("gems", 3))]
 
 
-def by_transformers(model: Path, prompts: list[str], max_tokens: int = 32) -> list[str]:
+def by_transformers(model: Path, prompts: Sequence[str] = PROMPTS) -> list[str]:
     """Greedy answers of the checkpoint, one prompt at a time."""
+    return list(_by_transformers(model, tuple(prompts)))
+
+
+@lru_cache
+def _by_transformers(model: Path, prompts: tuple[str, ...]) -> list[str]:
     tokenizer = AutoTokenizer.from_pretrained(model)
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     answers = []
@@ -28,7 +35,7 @@ def by_transformers(model: Path, prompts: list[str], max_tokens: int = 32) -> li
             conversation, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
         with torch.no_grad():
-            made = network.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
+            made = network.generate(**inputs, max_new_tokens=GREEDY.max_tokens, do_sample=False)
         answers.append(tokenizer.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
     return answers
 
@@ -39,7 +46,7 @@ def test_greedy_answers_are_those_of_transformers_whichever_model_was_before(
 ) -> None:
     vllm_engine.load(zoo.models[name])
     answers = [completion.text for completion in vllm_engine.chat(PROMPTS, GREEDY)]
-    assert answers == by_transformers(zoo.models[name], PROMPTS)
+    assert answers == by_transformers(zoo.models[name])
 
 
 def test_nothing_computed_with_old_weights_survives_a_swap(vllm_engine: VllmEngine, zoo: Zoo) -> None:
@@ -124,7 +131,7 @@ def test_progress_is_reported_and_may_cancel(vllm_engine: VllmEngine, zoo: Zoo) 
 
     with pytest.raises(KeyboardInterrupt, match="of 900"):
         vllm_engine.chat(PROMPTS * 100, GREEDY, progress=cancel)
-    assert [c.text for c in vllm_engine.chat(PROMPTS, GREEDY)] == by_transformers(zoo.base, PROMPTS)
+    assert [c.text for c in vllm_engine.chat(PROMPTS, GREEDY)] == by_transformers(zoo.base)
 
 
 def test_any_thread_may_use_it(vllm_engine: VllmEngine, zoo: Zoo) -> None:
@@ -161,7 +168,7 @@ def test_a_method_of_the_worker_swaps_weights_and_the_next_load_reads_again(vllm
     vllm_engine.load(zoo.base)
     of_base = vllm_engine.chat(PROMPTS, GREEDY)
     vllm_engine.call("load_checkpoint", str(zoo.aligned))
-    assert [c.text for c in vllm_engine.chat(PROMPTS, GREEDY)] == by_transformers(zoo.aligned, PROMPTS)
+    assert [c.text for c in vllm_engine.chat(PROMPTS, GREEDY)] == by_transformers(zoo.aligned)
     vllm_engine.load(zoo.base)
     assert vllm_engine.chat(PROMPTS, GREEDY) == of_base
 

@@ -94,6 +94,13 @@ def test_closing_ends_the_process_and_may_be_done_twice(zoo: Zoo) -> None:
         engine.load(zoo.aligned)
 
 
+def test_a_process_that_was_killed_is_told_of_with_its_status(zoo: Zoo) -> None:
+    with VllmEngine(zoo.base) as engine:
+        os.kill(engine.pid, signal.SIGKILL)
+        with pytest.raises(EngineError, match="ended with status -9 while starting"):
+            engine.load(zoo.aligned)
+
+
 def test_a_folder_that_is_no_checkpoint_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"config\.json cannot be read"):
         VllmEngine(tmp_path)
