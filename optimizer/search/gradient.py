@@ -31,8 +31,9 @@ Progress = Callable[[int, int, str, str], None]
 
 #: steps between two looks at the SELECTION split
 LOOK_EVERY = 5
-#: looks without a better loss after which the descent ends
-PATIENCE = 6
+#: looks in a row that gain less than `GAIN` on the best loss, after which the descent ends
+PATIENCE = 4
+GAIN = 0.01
 #: at most this many SELECTION rows of an axis are looked at
 LOOK_ROWS = 128
 #: pull towards the start, a share of the learning rate (decoupled weight decay)
@@ -51,6 +52,7 @@ class DescentPlan:
         start: where from; the nearest point of `space` is taken.
         weights: axis → weight of its mean loss; axes that are not named weigh 1.
         seed: of the minibatches.
+        others: further starts to choose from; whichever has the least loss on the SELECTION split is taken.
     """
 
     space: Space
@@ -58,6 +60,7 @@ class DescentPlan:
     settings: GradientSettings
     weights: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
+    others: tuple[Coefficients, ...] = ()
 
 
 @dataclass
@@ -65,6 +68,7 @@ class _State:
     """Everything the next step depends on; one JSON file, so floats come back bit for bit."""
 
     problem: str
+    start: list[float]
     values: list[float]
     first: list[float]
     second: list[float]
@@ -176,7 +180,7 @@ class _Descent:
             )
         look = {axis: own[:LOOK_ROWS] for axis, own in axis_rows(dataset, Split.SELECTION, scorer).items()}
         self._look = Loss(look, plan.weights, scorer)
-        self._start = plan.space.values(plan.start)
+        self._starts = [plan.space.values(start) for start in (plan.start, *plan.others)]
         self._problem = self._digest(look)
 
     def run(self, state_file: Path, progress: Progress) -> Coefficients:
@@ -195,8 +199,9 @@ class _Descent:
 
     def _resume(self, state_file: Path) -> _State:
         if not state_file.exists():
-            n = len(self._start)
-            return _State(self._problem, list(self._start), [0.0] * n, [0.0] * n, list(self._start))
+            start = self._best_start()
+            zeros = [0.0] * len(start)
+            return _State(self._problem, start, list(start), zeros, list(zeros), list(start))
         state = _State(**json.loads(state_file.read_text()))
         if state.problem != self._problem:
             raise SearchError(
@@ -205,6 +210,17 @@ class _Descent:
             )
         return state
 
+    def _best_start(self) -> list[float]:
+        """Of the starts the one with the least loss on the SELECTION split, the first of equals."""
+        if len(self._starts) == 1:
+            return self._starts[0]
+        losses = []
+        for start in self._starts:
+            self._apply(start)
+            loss, _ = self._look.value()
+            losses.append(loss if math.isfinite(loss) else math.inf)
+        return self._starts[losses.index(min(losses))]
+
     def _judge(self, state: _State) -> None:
         """Look at the SELECTION split once a step; a state read back after its look is not judged twice."""
         if state.losses and state.losses[-1][0] == state.step:
@@ -212,10 +228,9 @@ class _Descent:
         self._apply(state.values)
         loss, by_axis = self._look.value()
         state.losses.append((state.step, by_axis))
+        state.stale = 0 if loss < state.best_loss * (1 - GAIN) else state.stale + 1
         if loss < state.best_loss:
-            state.best, state.best_loss, state.stale = list(state.values), loss, 0
-        else:
-            state.stale += 1
+            state.best, state.best_loss = list(state.values), loss
 
     def _advance(self, state: _State) -> None:
         """One step of Adam (Kingma and Ba, arXiv 1412.6980) with a decoupled pull to the start."""
@@ -237,7 +252,7 @@ class _Descent:
             state.second[d] += (1 - _BETAS[1]) * (slope * slope - state.second[d])
             first = state.first[d] / (1 - _BETAS[0] ** state.step)
             second = state.second[d] / (1 - _BETAS[1] ** state.step)
-            pull = PULL * (state.values[d] - self._start[d])
+            pull = PULL * (state.values[d] - state.start[d])
             moved.append(state.values[d] - rate * (first / (math.sqrt(second) + _EPSILON) + pull))
         state.values = self._plan.space.clip(moved)
 
@@ -255,7 +270,7 @@ class _Descent:
     def _digest(self, look: Mapping[str, Sequence[Item]]) -> str:
         """Of all that a resumed descent must share with the one that was interrupted."""
         plan = self._plan
-        parts = (plan.space, self._start, plan.settings, sorted(plan.weights.items()), plan.seed, self._rows, look)
+        parts = (plan.space, self._starts, plan.settings, sorted(plan.weights.items()), plan.seed, self._rows, look)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 

@@ -13,7 +13,7 @@ from optimizer.merging.checkpoint.header import read_headers
 from optimizer.merging.layout import Layout
 from optimizer.merging.recipe import Coefficients, Granularity, MergeSettings
 from optimizer.merging.resident import ResidentMerge
-from optimizer.search.gradient import DescentPlan, Loss, axis_rows, descend
+from optimizer.search.gradient import LOOK_EVERY, PATIENCE, DescentPlan, Loss, axis_rows, descend
 from optimizer.search.scoring import Scorer
 from optimizer.search.settings import GradientSettings
 from optimizer.search.space import Space
@@ -94,6 +94,30 @@ def test_descent_lowers_the_selection_loss_within_bounds(bench: Bench, tmp_path:
 def test_the_start_is_returned_when_nothing_is_better(bench: Bench, tmp_path: Path) -> None:
     found = descend(bench.resident, bench.scorer, tiny.dataset(), bench.plan(steps=0), tmp_path / "state.json")
     assert found == bench.space.coefficients(bench.space.values(bench.start))
+
+
+def test_of_several_starts_the_best_is_taken(bench: Bench, tmp_path: Path) -> None:
+    data = tiny.dataset()
+    look = Loss(axis_rows(data, Split.SELECTION, bench.scorer), {}, bench.scorer)
+    points = [
+        Coefficients.constant(bench.start.models, bench.start.groups, {"chat": a, "math": b})
+        for a, b in ((1.0, 0.0), (0.0, 1.0), (0.4, 0.5), (0.0, 0.0))
+    ]
+    losses = []
+    for point in points:
+        bench.resident.apply(point)
+        losses.append(look.value()[0])
+    assert losses[0] > min(losses)
+    plan = replace(bench.plan(steps=0), start=points[0], others=tuple(points[1:]))
+    found = descend(bench.resident, bench.scorer, data, plan, tmp_path / "state.json")
+    assert found == points[losses.index(min(losses))]
+
+
+def test_a_descent_that_gains_nothing_ends_early(bench: Bench, tmp_path: Path) -> None:
+    steps: list[int] = []
+    plan = replace(bench.plan(steps=500), settings=GradientSettings(steps=500, learning_rate=1e-7, batch=2))
+    descend(bench.resident, bench.scorer, tiny.dataset(), plan, tmp_path / "state.json", lambda n, *_: steps.append(n))
+    assert steps[-2:] == [PATIENCE * LOOK_EVERY, 500]
 
 
 class KilledError(Exception):
