@@ -176,8 +176,7 @@ class TestReading:
     def test_trials_front_and_report(self, http: TestClient, settings: Settings, body: dict[str, Any]) -> None:
         job_id = submit(http, body)["id"]
         problem(http.get(f"/v1/merge_jobs/{job_id}/report"), 404)
-        bench = Bench.__new__(Bench)
-        bench.settings, bench.database, bench.id = settings, http.app.state.database, job_id  # type: ignore[attr-defined]
+        bench = Bench(settings, http.app.state.database, job_id)  # type: ignore[attr-defined]
         bench.run(bench.runner())
         page = http.get(f"/v1/merge_jobs/{job_id}/trials", params={"limit": 4, "after": 2}).json()
         assert [trial["number"] for trial in page["data"]] == [3, 4, 5, 6]
@@ -206,9 +205,8 @@ class TestCancel:
         self, http: TestClient, settings: Settings, body: dict[str, Any]
     ) -> None:
         for name, ends in (("toy", "succeeded"), ("unlucky", "failed")):
-            bench = Bench.__new__(Bench)
             job_id = submit(http, body | {"name": name})["id"]
-            bench.settings, bench.database, bench.id = settings, http.app.state.database, job_id  # type: ignore[attr-defined]
+            bench = Bench(settings, http.app.state.database, job_id)  # type: ignore[attr-defined]
             bench.run(bench.runner())
             assert ends in problem(http.post(f"/v1/merge_jobs/{job_id}/cancel"), 409)["detail"]
 

@@ -11,12 +11,8 @@ from typing import Any
 
 import pytest
 
-from service import migration
 from service.client import ClientError
-from service.database import Database
 from service.jobs.schemas import Stage, Status
-from service.kit.errors import UnreadyError
-from service.settings import Settings
 from tests.service.jobs.processes import Processes, alive, until
 from tests.service.postgres import Postgres
 
@@ -169,9 +165,3 @@ def _owner(running: Processes, job_id: str) -> object:
     """Who began, or went on with, the job's last stage."""
     events = running.client.events(job_id)
     return next((e.data["worker"] for e in reversed(events) if e.type == "stage" and "worker" in e.data), None)
-
-
-def test_a_server_on_an_unprepared_postgresql_asks_for_migrate(tmp_path: Path, postgres: Postgres) -> None:
-    settings = Settings(home=tmp_path, database_url=postgres.create())
-    with pytest.raises(UnreadyError, match="temper migrate"):
-        migration.ensure(settings, Database(settings.database))

@@ -26,9 +26,11 @@ from tests.service.jobs.short_stages import STAGES
 class Bench:
     """A job in a database, and runners for it."""
 
-    def __init__(self, settings: Settings, database: Database, request: MergeJobRequest) -> None:
-        self.settings, self.database = settings, database
-        self.id = service.accept(database, request).id
+    def __init__(self, settings: Settings, database: Database, job_id: str) -> None:
+        self.settings, self.database, self.id = settings, database, job_id
+
+    def another(self, request: MergeJobRequest) -> "Bench":
+        return Bench(self.settings, self.database, service.accept(self.database, request).id)
 
     def runner(self, stages: Stages = STAGES, name: str = "w1") -> Runner:
         return Runner(self.database, self.settings, name, stages)
@@ -55,7 +57,7 @@ class Bench:
 
 @pytest.fixture
 def bench(settings: Settings, database: Database, request_: MergeJobRequest) -> Bench:
-    return Bench(settings, database, request_)
+    return Bench(settings, database, service.accept(database, request_).id)
 
 
 def with_stage(stage: Stage, work: Callable[[StageContext], None]) -> Stages:
@@ -86,7 +88,7 @@ def test_a_finished_stage_is_not_run_again(bench: Bench) -> None:
 
 
 def test_an_error_fails_the_job_with_its_mend(bench: Bench, request_: MergeJobRequest) -> None:
-    unlucky = Bench(bench.settings, bench.database, request_.model_copy(update={"name": "unlucky"}))
+    unlucky = bench.another(request_.model_copy(update={"name": "unlucky"}))
     unlucky.run(unlucky.runner())
     assert unlucky.job.status is Status.FAILED
     assert unlucky.job.error == "the finalists all write gibberish\n  mend: search longer"
@@ -95,7 +97,7 @@ def test_an_error_fails_the_job_with_its_mend(bench: Bench, request_: MergeJobRe
 
 
 def test_a_bug_fails_the_job_and_says_what_it_is(bench: Bench, request_: MergeJobRequest) -> None:
-    broken = Bench(bench.settings, bench.database, request_.model_copy(update={"name": "broken"}))
+    broken = bench.another(request_.model_copy(update={"name": "broken"}))
     broken.run(broken.runner())
     assert broken.job.error == "ZeroDivisionError: division by zero (an error of Temper itself; see the log)"
 
