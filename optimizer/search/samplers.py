@@ -31,7 +31,7 @@ Space = dict[str, BaseDistribution]
 
 # What Optuna 6 will drop (CMA-ES' x0 and sigma0) or calls experimental (QMC) is used knowingly: we ask for Optuna < 6.
 for _announced in (optuna.exceptions.ExperimentalWarning, FutureWarning):
-    warnings.filterwarnings("ignore", category=_announced, module=r"optuna\..*|optimizer\.search\.samplers")
+    warnings.filterwarnings("ignore", category=_announced, module=r"optuna\.|optimizer\.search\.samplers")
 
 
 def resolve(sampler: str, dimensions: int, trials: int) -> str:
@@ -107,7 +107,7 @@ class RepeatableSampler(BaseSampler):
 
 
 def _tpe(study: Study, space: Space, seed: int, own: int) -> BaseSampler:
-    return optuna.samplers.TPESampler(seed=own, n_startup_trials=_STARTUP, warn_independent_sampling=False)
+    return optuna.samplers.TPESampler(seed=own, n_startup_trials=_STARTUP)
 
 
 def _gp(study: Study, space: Space, seed: int, own: int) -> BaseSampler:

@@ -251,8 +251,7 @@ class _Search:
     def _left_behind(self) -> Trial | None:
         """A trial that was proposed and has no record, whose owner is gone (or was us, before a kill)."""
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            owner = owner_of(frozen.user_attrs)
-            if owner is None or owner == self._crew.worker or not self._crew.alive(owner):
+            if not self._held(owner_of(frozen.user_attrs)):
                 record = self._trials.finished().get(frozen.number)
                 if record is None:
                     return Trial(self._study, frozen._trial_id)
@@ -262,8 +261,14 @@ class _Search:
     def _claim(self, trial: FrozenTrial) -> None:
         """Called by the sampler before anything is drawn for a trial, new or left behind."""
         owner = owner_of(trial.user_attrs)
-        if owner != self._crew.worker and not claim(self._storage, trial._trial_id, self._crew.worker, owner):
+        if owner == self._crew.worker:
+            return
+        if self._held(owner) or not claim(self._storage, trial._trial_id, self._crew.worker, owner):
             raise _TakenError
+
+    def _held(self, owner: str | None) -> bool:
+        """Whether a trial is in the hands of another worker that still runs."""
+        return owner is not None and owner != self._crew.worker and self._crew.alive(owner)
 
     def _budget_spent(self) -> bool:
         under_way = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.COMPLETE))

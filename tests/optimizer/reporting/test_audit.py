@@ -47,7 +47,7 @@ def test_few_prompts() -> None:
 
 def test_luck_of_the_selection_split() -> None:
     notices = audit(
-        parents={"chat": ALIGNED},
+        parents={"chat": ALIGNED, "bio": EXPERT},
         winner=judged(0.85, 1.0, {"bio": 0.95}, n=200),
         selection={"refusal": 1.0, "bio": 0.97},
     )
