@@ -3,6 +3,7 @@
 Imports no torch.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,10 +87,7 @@ class Space:
                 f"the space of models {self.models} in {len(self.groups)} groups",
                 mend="use coefficients made for this pool",
             )
-        means = [
-            sum(coefficients.values[model][group] for group in groups) / len(groups) for model, groups in self.covers
-        ]
-        return self.clip(means)
+        return self.clip([_mean([coefficients.values[model][g] for g in groups]) for model, groups in self.covers])
 
     def clip(self, values: Sequence[float]) -> list[float]:
         """`values` projected on the bounds."""
@@ -106,6 +104,11 @@ class Space:
                 f"a point has {count} values, the space {len(self.dimensions)} dimensions",
                 mend="the merge settings changed since the point was made; start a new search",
             )
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean; of equal values exactly that value, so that a point survives the way to coefficients and back."""
+    return values[0] if len(set(values)) == 1 else math.fsum(values) / len(values)
 
 
 def _part(group: str, granularity: Granularity) -> str:
