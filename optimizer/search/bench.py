@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from optimizer.merging.layout import Layout
 from optimizer.merging.recipe import Coefficients
@@ -29,6 +30,7 @@ class Bench:
         On CUDA candidates are held in bfloat16, what they are exported in; on a CPU in float32, which most CPUs
         compute faster and which costs nothing against the stacks of the pool.
         """
+        disable_progress_bar()  # of loading; the job has its own
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, use_safetensors=True, local_files_only=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from datagen.engines.base import Completion, Progress, Sampling
 from datagen.errors import EngineError
@@ -15,6 +16,8 @@ from optimizer.reporting.report import ModelScores
 from optimizer.search.evaluation import JudgedScores, judged
 
 _BATCH = 64
+
+disable_progress_bar()  # loading has a bar of its own otherwise, in the middle of ours
 
 
 class GreedyTransformers:

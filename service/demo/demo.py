@@ -5,14 +5,7 @@ says what the report claims.
 """
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +19,13 @@ from optimizer.reporting.report import ModelScores, Report
 from service.client import Client
 from service.demo.check import differences, score_pulled
 from service.demo.job import demo_job
+from service.demo.server import Server
 from service.demo.table import score_table
 from service.demo.zoo import Zoo, build_zoo
 from service.jobs.folders import dataset_folder
 from service.jobs.schemas import MergeJob, MergeJobRequest, Status
 from service.jobs.terminal import follow
 from service.settings import Settings
-
-START_SECONDS = 30.0
 
 
 class DemoError(TemperError):
@@ -50,47 +42,60 @@ def run_demo(folder: Path, console: Console, *, keep: bool = False) -> Path:
         Path of `result.json`.
 
     Raises:
-        DemoError: the server did not start, the job failed, or the pulled checkpoint differs from its report.
+        ServerError: the server did not start.
+        DemoError: the job failed, or the pulled checkpoint differs from its report.
     """
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     zoo = _zoo(console)
-    seconds = {"zoo": time.monotonic() - began}
-    with _server(folder / "home", keep=keep) as (url, process), Client(url) as client:
+    built = time.monotonic() - began
+    server = Server(folder / "home")
+    server.start()
+    try:
+        path = _over_http(server.url, zoo, built, folder, console)
+    except BaseException:
+        server.stop()
+        raise
+    if keep:
+        console.print(f"server      {server.url}  (stop it with: kill {server.pid})", soft_wrap=True)
+    else:
+        server.stop()
+        console.print(f"dashboard   temper serve --home {server.home}", soft_wrap=True)
+    return path
+
+
+def _over_http(url: str, zoo: Zoo, built: float, folder: Path, console: Console) -> Path:
+    """Everything between the server's start and its end; returns the path of `result.json`."""
+    with Client(url) as client:
         job, report = _do_job(client, demo_job(zoo), folder, console)
         began = time.monotonic()
         pulled = _pull(client, job, folder, console)
         _check(pulled, job, report, folder, console)
+        seconds = {"zoo": built, **{stage.value: spent for stage, spent in job.seconds.items()}}
         seconds["pull"] = time.monotonic() - began
         result: dict[str, Any] = {
             "models": {model.name: _axes(model) for model in report.models},
             "winner": report.of("winner")[0].name,
             "trials": sum(1 for _ in client.trials(job.id)),
-            "seconds": _rounded({stage.value: spent for stage, spent in job.seconds.items()} | seconds),
+            "seconds": {name: round(spent, 1) for name, spent in seconds.items()},
             "artifact": {
                 "path": str(pulled),
                 "sha256": {file["path"]: file["sha256"] for file in client.artifact(str(job.artifact))["files"]},
             },
         }
-        path = folder / "result.json"
-        path.write_text(json.dumps(result, indent=1) + "\n")
-        console.print()
-        console.print(score_table(report))
-        console.print(f"\ncheckpoint  {pulled}\nreport      {folder / 'report.html'}", soft_wrap=True)
-        if keep:
-            console.print(
-                f"dashboard   {url}/jobs/{job.id}  (stop the server with: kill {process.pid})", soft_wrap=True
-            )
-        else:
-            console.print(f"dashboard   temper serve --home {folder / 'home'}", soft_wrap=True)
+    path = folder / "result.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    console.print()
+    console.print(score_table(report))
+    console.print(f"\ncheckpoint  {pulled}\nreport      {folder / 'report.html'}", soft_wrap=True)
     return path
 
 
 def _do_job(client: Client, request: MergeJobRequest, folder: Path, console: Console) -> tuple[MergeJob, Report]:
     """Submit the job, follow it to its end, and save its report page."""
     job = client.submit(request)
-    console.print(f"dashboard   [bold]{client.url}/jobs/{job.id}[/bold]\n")
+    console.print(f"dashboard   {client.url}/jobs/{job.id}\n", soft_wrap=True)
     job = follow(client, job.id, console, as_json=False)
     if job.status is not Status.SUCCEEDED:
         raise DemoError(f"the job has {job.status}: {job.error}", mend=f"its log is in {folder / 'home' / 'logs'}")
@@ -138,10 +143,6 @@ def _axes(model: ModelScores) -> dict[str, Any]:
     }
 
 
-def _rounded(seconds: dict[str, float]) -> dict[str, float]:
-    return {name: round(spent, 1) for name, spent in seconds.items()}
-
-
 def _bars(console: Console, unit: str) -> Progress:
     columns = (
         TextColumn("{task.description:<28}"),
@@ -162,50 +163,3 @@ def _zoo(console: Console) -> Zoo:
             bars.update(tasks[model], completed=step, total=steps)
 
         return build_zoo(progress=progress)
-
-
-@contextmanager
-def _server(home: Path, *, keep: bool) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """`temper serve` on a free port of the loopback; stopped at the end unless it is to be kept and all went well."""
-    port = _free_port()
-    url = f"http://127.0.0.1:{port}"
-    home.mkdir(parents=True, exist_ok=True)
-    # the demo's service is its own: settings of another one in this shell are not for it
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TEMPER_")}
-    log = (home / "serve.log").open("ab")
-    command = [sys.executable, "-m", "service.cli", "serve", "--home", str(home), "--port", str(port)]
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
-    )
-    try:
-        _wait_until_ready(url, process, home / "serve.log")
-        yield url, process
-    except BaseException:
-        keep = False
-        raise
-    finally:
-        log.close()
-        if not keep:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(f"{url}/readyz", trust_env=False).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise DemoError("the service did not become ready", mend=f"its log is {log}")

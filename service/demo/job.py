@@ -18,13 +18,13 @@ def demo_job(zoo: Zoo, *, name: str = "demo") -> MergeJobRequest:
                 "chat": {"path": str(zoo.aligned), "role": "aligned"},
             },
             "data": {
-                "safety": {"taxonomy": "toy", "count": 320},
-                "domain": {"count": 480},
+                "safety": {"taxonomy": "toy", "count": 400},
+                "domain": {"count": 720},
                 "max_tokens": 48,
                 "temperature": 1.0,
             },
             "merge": {"bounds": [0.0, 1.5]},
-            "search": {"trials": 48, "gradient": {"steps": 60}},
+            "search": {"trials": 48, "gradient": {"steps": 60}, "finalists": 6},
             "select": {
                 "maximize": "domains",
                 "subject_to": {"refusal": {"at_least": 0.95, "of": "chat"}, "compliance": {"at_least": 0.95}},

@@ -9,14 +9,14 @@ from optimizer.search.evaluation import Share
 def score_table(report: Report) -> Table:
     """Every model on the report split, an axis a column, with 95 % intervals."""
     table = Table(
-        title=f"On {report.rows['report']} prompts that neither search nor selection has seen (95 % intervals)",
+        title=f"Per cent, with 95 % intervals, on {report.rows['report']} prompts that nothing was chosen on",
         title_justify="left",
         title_style="dim",
         box=None,
         header_style="dim",
-        padding=(0, 3, 0, 0),
+        padding=(0, 2, 0, 0),
     )
-    table.add_column("model")
+    table.add_column("model", no_wrap=True)
     for axis in report.axes:
         table.add_column(axis, justify="right", no_wrap=True)
     for model in report.models:
@@ -29,4 +29,4 @@ def _cells(report: Report, model: ModelScores) -> list[str]:
 
 
 def _cell(share: Share) -> str:
-    return f"{share.value:.3f}  {share.low:.2f}–{share.high:.2f}"
+    return f"{100 * share.value:.1f}  {100 * share.low:.0f}–{100 * share.high:.0f}"

@@ -13,7 +13,7 @@ from optimizer.search.study import Crew, StudyPlan, run_study
 from optimizer.search.warm_starts import warm_starts
 from service.jobs.context import StageContext
 from service.jobs.schemas import Stage
-from service.jobs.stages.pool import UNIFORM, JobPool
+from service.jobs.stages.pool import JobPool
 
 
 def search(context: StageContext) -> None:
@@ -21,7 +21,7 @@ def search(context: StageContext) -> None:
     dataset, bench, space = pool.dataset(), pool.bench(), pool.space()
     losses = context.results.get(Stage.PARENTS)["losses"]
     warm = warm_starts(space, {name: losses[name] for name in pool.models})
-    warm += _descents(context, dataset, bench, space, pool.known_points()[UNIFORM])
+    warm += _descents(context, dataset, bench, space, tuple(coefficients for _, coefficients in warm))
     objectives = Objectives.of(dataset, Split.SEARCH, bench.scorer)
     run_study(
         context.settings.database,
@@ -38,15 +38,19 @@ def search(context: StageContext) -> None:
 
 
 def _descents(
-    context: StageContext, dataset: DataSet, bench: Bench, space: Space, start: Coefficients
+    context: StageContext, dataset: DataSet, bench: Bench, space: Space, starts: tuple[Coefficients, ...]
 ) -> list[tuple[str, Coefficients]]:
-    """One descent for each weighting of the axes, the later ones from where the first ended: (origin, coefficients)."""
+    """One descent for each weighting of the axes: (origin, coefficients).
+
+    The first begins at the best of `starts`, the others where the first ended.
+    """
     settings = context.request.search
     found: list[tuple[str, Coefficients]] = []
     if settings.gradient.steps == 0:
         return found
     for name, weights in scalarisations(dataset.domains).items():
-        plan = DescentPlan(space, found[0][1] if found else start, settings.gradient, weights, settings.seed)
+        start, *others = [found[0][1]] if found else starts
+        plan = DescentPlan(space, start, settings.gradient, weights, settings.seed, tuple(others))
 
         def progress(done: int, total: int, unit: str, note: str, name: str = name) -> None:
             context.progress(done, total, f"gradient {unit} ({name})", note)
