@@ -72,13 +72,13 @@ def worker(
 
     if parent is not None:
         die_with(parent)
-    from service.jobs.stages import STAGES
+    from service.jobs.preload import Preloaded
     from service.jobs.worker import Worker
     from service.kit import logs
 
     settings = _settings(home, worker_name=name)
     logs.configure(settings.log_format)
-    Worker(settings, STAGES, lane=lane).run()
+    Worker(settings, Preloaded("service.jobs.stages"), lane=lane).run()
 
 
 @app.command()

@@ -21,7 +21,8 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Stages = Mapping[Stage, Callable[[StageContext], None]]
+StageFunction = Callable[[StageContext], None]
+Stages = Mapping[Stage, StageFunction]
 #: "finished": go on with the next stage; "over": the job ended or is another's
 Outcome = Literal["finished", "over"]
 
