@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from datagen.errors import TemperError
 from service.jobs.schemas import MergeJob, MergeJobRequest, Status
+from service.kit import bytecode
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -312,6 +313,7 @@ def _byte_bar(quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
 
 def main() -> None:
     """The `temper` command."""
+    bytecode.keep()
     from service.client import ClientError, UnreachableError
     from service.jobs.file import JobFileError
     from service.kit.errors import InvalidError

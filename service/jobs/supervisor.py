@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+from service.kit import bytecode
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -99,15 +100,8 @@ def worker_command(*arguments: str) -> list[str]:
 
 def worker_environment(settings: Settings) -> dict[str, str]:
     """The environment that gives a child the same settings."""
-    inherited = dict(os.environ)
-    if inherited.pop("PYTHONDONTWRITEBYTECODE", None):
-        # compiling torch at every start costs seconds: keep the bytecode, though not beside the sources
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        inherited.setdefault(
-            "PYTHONPYCACHEPREFIX", str(Path(os.environ.get("TEMPER_CACHE") or cache / "temper") / "bytecode")
-        )
     return {
-        **inherited,
+        **bytecode.inherit(dict(os.environ)),
         "TEMPER_HOME": str(settings.home),
         "TEMPER_DATABASE_URL": settings.database,
         "TEMPER_LOG_FORMAT": settings.log_format,

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import resource
 import socket
 import subprocess
 import sys
@@ -52,6 +53,16 @@ def test_the_api_process_stays_light() -> None:
     code = f"import sys, service.app; sys.exit(', '.join(m for m in {heavy} if m in sys.modules) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_start_costs_little(settings: Settings) -> None:
+    """Processor time, since other tests may run beside this one; on an idle machine it is the time until ready."""
+    code = "from service.app import create_app; from service.settings import Settings; create_app(Settings())"
+    for _ in range(2):  # the first makes the database
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-c", f"from service.kit import bytecode; bytecode.keep(); {code}"], check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
 
 
 class TestSubmit:
