@@ -10,9 +10,9 @@ from datagen.settings import Section
 class GradientSettings(Section):
     """Descent on all coefficients at once; its solutions seed the sampler. `steps: 0` leaves it out."""
 
-    steps: Annotated[int, Field(ge=0, le=10_000)] = 60
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
-    batch: Annotated[int, Field(ge=1, le=4096)] = Field(default=32, description="samples of every axis a step")
+    steps: Annotated[int, Field(ge=0, le=10_000)] = 40
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
+    batch: Annotated[int, Field(ge=1, le=4096)] = Field(default=16, description="samples of every axis a step")
 
 
 class SearchSettings(Section):

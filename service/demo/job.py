@@ -24,7 +24,7 @@ def demo_job(zoo: Zoo, *, name: str = "demo") -> MergeJobRequest:
                 "temperature": 1.0,
             },
             "merge": {"bounds": [0.0, 1.5]},
-            "search": {"trials": 48, "gradient": {"steps": 60}, "finalists": 6},
+            "search": {"trials": 48, "finalists": 6},
             "select": {
                 "maximize": "domains",
                 "subject_to": {"refusal": {"at_least": 0.95, "of": "chat"}, "compliance": {"at_least": 0.95}},
