@@ -34,7 +34,7 @@ $(BIN)/uv:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt uv
 
 $(STAMP): pyproject.toml requirements/constraints.txt requirements/overrides.txt | $(BIN)/uv
-	$(UV) pip install --python $(BIN)/python --quiet --compile-bytecode -c requirements/constraints.txt $(RESOLVE) -e '.[$(EXTRAS)]'
+	$(UV) pip install --python $(BIN)/python --quiet -c requirements/constraints.txt $(RESOLVE) -e '.[$(EXTRAS)]'
 	@touch $@
 
 setup: $(STAMP)
