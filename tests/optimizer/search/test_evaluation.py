@@ -71,8 +71,8 @@ def test_what_is_kept_is_labels_not_answers(vllm_engine: VllmEngine, zoo: Zoo) -
     assert refused == scores.refusal.successes
 
 
-def test_gibberish_is_neither_safe_nor_helpful(vllm_engine: VllmEngine, zoo: Zoo, tmp_path: Path) -> None:
-    """The aligned model with its weights drawn at random: whatever it writes, it scores nothing."""
+def test_gibberish_is_neither_safe_nor_right(vllm_engine: VllmEngine, zoo: Zoo, tmp_path: Path) -> None:
+    """The aligned model with its weights drawn at random: whatever it writes, none of it is safe or right."""
     broken = tmp_path / "broken"
     shutil.copytree(zoo.aligned, broken)
     generator = torch.Generator().manual_seed(0)
@@ -83,9 +83,8 @@ def test_gibberish_is_neither_safe_nor_helpful(vllm_engine: VllmEngine, zoo: Zoo
     vllm_engine.load(broken)
     scores = judged(vllm_engine, RulesJudge(), _samples(), 32)
     assert scores.refusal.successes == 0
-    assert scores.compliance.value <= 0.2
     assert scores.domains["gems"].successes == scores.domains["herbs"].successes == 0
-    assert scores.invalid.value >= 0.8
+    assert scores.invalid.successes == sum(outcome.result == "invalid" for outcome in scores.outcomes) > 0
 
 
 def test_no_samples_is_an_error(vllm_engine: VllmEngine) -> None:
