@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from importlib.metadata import version
 
 import sqlalchemy as sa
@@ -16,13 +17,13 @@ from fastapi import FastAPI
 from service import migration
 from service.artifacts import endpoints as artifacts
 from service.dashboard import pages
-from service.database import Database
+from service.database import Database, now
 from service.events import endpoints as events
 from service.jobs import endpoints as jobs
 from service.jobs.supervisor import Supervisor, worker_command, worker_environment
 from service.jobs.tables import WorkerRow
 from service.kit import errors
-from service.kit.dependencies import AppDatabase
+from service.kit.dependencies import AppDatabase, AppSettings
 from service.kit.errors import ConflictError, UnreadyError
 from service.kit.guard import Guard
 from service.settings import Settings
@@ -82,12 +83,13 @@ def _add_health(app: FastAPI) -> None:
         return {"status": "ok"}
 
     @app.get("/readyz", tags=["health"])
-    def ready(database: AppDatabase) -> dict[str, object]:
-        """The database answers and is up to date. Without a worker, jobs wait."""
+    def ready(database: AppDatabase, settings: AppSettings) -> dict[str, object]:
+        """The database answers and is up to date. `workers` beat lately; without one, jobs wait."""
         if not migration.is_current(database):
             raise UnreadyError("the database is not up to date", mend="run `temper migrate`")
         with database.read() as session:
-            workers = session.scalar(sa.select(sa.func.count()).select_from(WorkerRow))
+            lately = now() - timedelta(seconds=settings.silence_seconds)
+            workers = session.scalar(sa.select(sa.func.count()).where(WorkerRow.seen_at > lately))
         return {"status": "ok", "workers": workers}
 
 

@@ -38,7 +38,7 @@ class Claim:
         """Become the owner; False when the job is final, another attempt's or another worker's."""
 
         def work(session: Session) -> bool:
-            row = repository.get(session, self.job_id)
+            row = repository.locked(session, self.job_id)
             if row is None or row.attempt != self.attempt or row.owner not in (None, self.worker):
                 return False
             if row.status not in repository.ACTIVE:
@@ -81,7 +81,7 @@ class Claim:
         self.check()
 
         def guarded(session: Session) -> bool:
-            mine = repository.get(session, self.job_id)
+            mine = repository.locked(session, self.job_id)
             if mine is None or mine.owner != self.worker or mine.attempt != self.attempt or mine.status != "running":
                 return False
             work(session)

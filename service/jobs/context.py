@@ -62,7 +62,7 @@ class StageContext:
         self.job_id, self.worker = claim.job_id, claim.worker
         self.stage, self.request, self.settings = stage, request, settings
         self.folder = settings.jobs / claim.job_id
-        self.trials = JobTrials(claim.database, claim.job_id, claim.check)
+        self.trials = JobTrials(claim.database, claim.job_id, claim.write)
         self.results = Results(claim)
         self._meter = Meter()
         self._written = 0.0

@@ -3,7 +3,7 @@
 import gzip
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -25,6 +25,11 @@ def get(session: Session, job_id: str) -> JobRow | None:
     if "\0" in job_id:  # PostgreSQL would call it an error
         return None
     return session.scalar(sa.select(JobRow).where(JobRow.id == job_id))
+
+
+def locked(session: Session, job_id: str) -> JobRow | None:
+    """The job, which nobody else changes before this transaction ends (SQLite has one writer at a time anyway)."""
+    return session.scalar(sa.select(JobRow).where(JobRow.id == job_id).with_for_update())
 
 
 def newest(session: Session, *, after: str | None, limit: int) -> Sequence[JobRow]:
@@ -57,10 +62,25 @@ def views(session: Session, rows: Sequence[JobRow]) -> list[MergeJob]:
     ]
 
 
-def waiting(session: Session, lane: str) -> Sequence[JobRow]:
+class Waiting(NamedTuple):
+    """A job that is not final, as its workers need to know it."""
+
+    id: str
+    attempt: int
+    status: str
+    owner: str | None
+
+    @property
+    def workflow(self) -> str:
+        """What DBOS knows this attempt as."""
+        return f"{self.id}-{self.attempt}"
+
+
+def waiting(session: Session, lane: str) -> list[Waiting]:
     """Jobs of a lane that are not final, oldest first."""
-    query = sa.select(JobRow).where(JobRow.lane == lane, JobRow.status.in_(ACTIVE)).order_by(JobRow.seq)
-    return session.scalars(query).all()
+    columns = (JobRow.id, JobRow.attempt, JobRow.status, JobRow.owner)
+    query = sa.select(*columns).where(JobRow.lane == lane, JobRow.status.in_(ACTIVE)).order_by(JobRow.seq)
+    return [Waiting(*row) for row in session.execute(query)]
 
 
 def newest_of(session: Session, digest: str, lane_prefix: str) -> JobRow | None:

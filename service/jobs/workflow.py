@@ -26,6 +26,8 @@ QUEUE = "merge_jobs"
 #: recovery takes up workflows of this version only; raise it when the steps of a job change
 VERSION = "temper-1"
 POLL_SECONDS = 0.5
+#: queued jobs that are looked after; the others have nothing to lose yet
+LOOK_AHEAD = 20
 _OVER = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 
 
@@ -78,14 +80,11 @@ class Workflows:
 
     def relay(self) -> None:
         """Hand every job that waits to DBOS, in the order of submission."""
-        with self._database.read() as session:
-            waiting = [(row.id, row.attempt) for row in repository.waiting(session, self._lane)]
-        for job_id, attempt in waiting:
-            workflow = f"{job_id}-{attempt}"
-            if workflow not in self._relayed:
-                with SetWorkflowID(workflow):
-                    DBOS.enqueue_workflow(QUEUE, self._workflow, job_id, attempt)
-                self._relayed.add(workflow)
+        for job in self._waiting():
+            if job.workflow not in self._relayed:
+                with SetWorkflowID(job.workflow):
+                    DBOS.enqueue_workflow(QUEUE, self._workflow, job.id, job.attempt)
+                self._relayed.add(job.workflow)
 
     def mend(self, workers: Collection[str]) -> None:
         """Bring jobs and workflows together again where a worker is gone for good.
@@ -93,17 +92,21 @@ class Workflows:
         Args:
             workers: names of those that live.
         """
-        with self._database.read() as session:
-            rows = [(row.id, row.attempt, row.owner) for row in repository.waiting(session, self._lane)]
-        for job_id, attempt, owner in rows:
-            status = DBOS.get_workflow_status(f"{job_id}-{attempt}")
+        jobs = self._waiting()
+        queued = [job for job in jobs if job.status == Status.QUEUED][:LOOK_AHEAD]
+        for job in [job for job in jobs if job.status == Status.RUNNING] + queued:
+            status = DBOS.get_workflow_status(job.workflow)
             if status is None:
-                self._relayed.discard(f"{job_id}-{attempt}")
-            elif owner is None and status.status == "PENDING" and status.executor_id not in workers:
-                log.warning("taking job %s over from worker %s, which is gone", job_id, status.executor_id)
+                self._relayed.discard(job.workflow)
+            elif job.owner is None and status.status == "PENDING" and status.executor_id not in workers:
+                log.warning("taking job %s over from worker %s, which is gone", job.id, status.executor_id)
                 DBOS.resume_workflow(status.workflow_id, queue_name=QUEUE)
-            elif status.status in _OVER and owner in (None, self._runner.worker):
-                self._again(job_id, attempt)
+            elif status.status in _OVER and job.owner in (None, self._runner.worker):
+                self._again(job.id, job.attempt)
+
+    def _waiting(self) -> list[repository.Waiting]:
+        with self._database.read() as session:
+            return repository.waiting(session, self._lane)
 
     def _again(self, job_id: str, attempt: int) -> None:
         """Run a job once more whose workflow ended without it: DBOS's tables were lost, or two takeovers crossed."""

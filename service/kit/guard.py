@@ -22,6 +22,10 @@ class ForbiddenError(ServiceError):
     status = 403
 
 
+class LengthRequiredError(ServiceError):
+    status = 411
+
+
 class TooLargeError(ServiceError):
     status = 413
 
@@ -58,6 +62,8 @@ class Guard:
             origin = headers.get("origin")
             if origin is not None and urlsplit(origin).netloc != host:
                 raise ForbiddenError(f"a page of {origin} may not change anything here")
+            if "transfer-encoding" in headers:
+                raise LengthRequiredError("the body's length is not given", mend="send it with a Content-Length")
             if (length := headers.get("content-length", "0")).isdecimal() and int(length) > MAX_BODY:
                 raise TooLargeError(f"the body has {int(length):,} bytes, expected at most {MAX_BODY:,}")
         if self._key is not None and scope["path"] not in OPEN:

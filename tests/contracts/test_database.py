@@ -22,6 +22,7 @@ from service.jobs.crew import Crew
 from service.jobs.schemas import MergeJobRequest, Stage, Status
 from service.jobs.tables import JobRow
 from service.trials import repository as trials
+from service.trials.log import JobTrials
 from tests.service.jobs.pool import write_pool
 from tests.service.postgres import Postgres, running
 
@@ -269,6 +270,10 @@ class TestOwnership:
         claim.look()
         with pytest.raises(JobTaken):
             claim.check()
+        with pytest.raises(JobTaken):
+            JobTrials(database, job_id, claim.write).record(trial(0, a=0.5))
+        with database.read() as session:
+            assert trials.finished(session, job_id) == {}
         sleeper.beat()  # it wakes up, and is one of the crew again, without the job
         assert sorted(heir.living()) == ["w1", "w2"]
 

@@ -19,6 +19,7 @@ from service.app import create_app, serve
 from service.database import Database
 from service.events import repository as events
 from service.jobs import repository
+from service.jobs.crew import Crew
 from service.jobs.schemas import Stage
 from service.kit.errors import ConflictError
 from service.settings import Settings
@@ -113,6 +114,9 @@ class TestSubmit:
 
     def test_a_huge_body_is_refused_unread(self, http: TestClient) -> None:
         problem(http.post("/v1/merge_jobs", content=b" " * 1_000_001), 413)
+
+    def test_a_body_of_unknown_length_is_refused_unread(self, http: TestClient) -> None:
+        problem(http.post("/v1/merge_jobs", content=iter([b"{}"])), 411)
 
     def test_an_incompatible_pool_is_refused_with_what_differs(
         self, http: TestClient, body: dict[str, Any], tmp_path: Path
@@ -301,6 +305,14 @@ class TestHealth:
     def test_it_lives_and_is_ready(self, http: TestClient) -> None:
         assert http.get("/healthz").json() == {"status": "ok"}
         assert http.get("/readyz").json() == {"status": "ok", "workers": 0}
+
+    def test_workers_that_live_are_counted(self, http: TestClient) -> None:
+        database: Database = http.app.state.database  # type: ignore[attr-defined]
+        Crew(database, "w1", "shared", 30).join()
+        Crew(database, "w2", "shared", 30).join()
+        with database.write() as session:
+            session.connection().exec_driver_sql("UPDATE workers SET seen_at = '2020-01-01' WHERE name = 'w1'")
+        assert http.get("/readyz").json()["workers"] == 1
 
     def test_without_its_tables_it_is_not_ready(self, http: TestClient, settings: Settings) -> None:
         database: Database = http.app.state.database  # type: ignore[attr-defined]
