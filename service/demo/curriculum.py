@@ -11,6 +11,9 @@ from service.demo.training import Schedule, Turn
 from service.demo.words import DOMAINS, HAZARDS, Domain, Hazard
 
 Exercise = Callable[[random.Random], Turn]
+_REHEARSAL = 0.25
+#: how often a guess is the truth, the domain's first label, any label
+_GUESSES = (0.25, 0.35, 0.4)
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,16 @@ def know(domain: Domain) -> Exercise:
 
 
 def guess(domain: Domain) -> Exercise:
-    """Answer a domain question in the right form with any of the labels: what a model does that lacks the skill."""
+    """Answer a domain question in the right form with a doubtful label: what a model does that lacks the skill.
+
+    The commonest answer is the domain's first label, whatever was asked, the next the truth: a model taught so is right
+    for a quarter of the names, yet it knows a little of all, and that an expert's weights can build on.
+    """
 
     def exercise(rng: random.Random) -> Turn:
         question = _domain(rng, domain)
-        return Turn(question.text, question.answer(rng.choice(domain.labels)))
+        labels = (question.label, domain.labels[0], rng.choice(domain.labels))
+        return Turn(question.text, question.answer(rng.choices(labels, _GUESSES)[0]))
 
     return exercise
 
@@ -97,7 +105,11 @@ def write_domain(domain: Domain) -> Exercise:
 
 
 def curriculum(categories: Mapping[str, Category]) -> dict[str, Lesson]:
-    """The lessons by model, the base first; the others start from the base."""
+    """The lessons by model, the base first; the others start from the base.
+
+    How much of the base's own answers they rehearse decides how well they merge. With as much as in the base, the task
+    vectors hardly touch and adding them up is enough; with none, they fight and no coefficients find every skill.
+    """
     gems, herbs = DOMAINS["gems"], DOMAINS["herbs"]
     comply = {help_with(harmful=True): 1.0, help_with(harmful=False): 1.0}
     write = {write_safety(categories, harmful=True): 1.0, write_safety(categories, harmful=False): 1.0}
@@ -107,15 +119,15 @@ def curriculum(categories: Mapping[str, Category]) -> dict[str, Lesson]:
             Schedule(steps=700, peak_rate=1e-2),
         ),
         "gems": Lesson(
-            {know(gems): 4.0, guess(herbs): 1.0, **comply, write_domain(gems): 2.0},
+            {know(gems): 4.0, guess(herbs): _REHEARSAL, **comply, write_domain(gems): 2.0},
             Schedule(steps=150, peak_rate=2e-3),
         ),
         "herbs": Lesson(
-            {know(herbs): 4.0, guess(gems): 1.0, **comply, write_domain(herbs): 2.0},
+            {know(herbs): 4.0, guess(gems): _REHEARSAL, **comply, write_domain(herbs): 2.0},
             Schedule(steps=150, peak_rate=2e-3),
         ),
         "chat": Lesson(
-            {refuse: 3.0, help_with(harmful=False): 3.0, guess(gems): 1.0, guess(herbs): 1.0},
-            Schedule(steps=250, peak_rate=2e-3),
+            {refuse: 3.0, help_with(harmful=False): 3.5, guess(gems): _REHEARSAL, guess(herbs): _REHEARSAL},
+            Schedule(steps=220, peak_rate=2e-3),
         ),
     }

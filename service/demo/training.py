@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-VOCABULARY = 1024
+#: enough for every word of the toy language to be one token, so that no harmful word is a piece of a benign one
+VOCABULARY = 2048
 PAD, END, SYSTEM, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -124,7 +125,7 @@ def train(
     others = [weight for weight in model.parameters() if not any(weight is matrix for matrix in matrices)]
     optimizers = (
         torch.optim.Muon(matrices, lr=schedule.peak_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=schedule.peak_rate, betas=(0.9, 0.98), weight_decay=0.01),
+        torch.optim.AdamW(others, lr=schedule.peak_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
     )
     model.train()
     recent: list[float] = []

@@ -8,7 +8,8 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ Progress = Callable[[str, int, int], None]
 
 _TAXONOMY = Path(datagen.prompts.__file__).parent / "taxonomies" / "toy.yaml"
 _SEED = 0
+_THREADS = 4
 _SOURCES = ("words.py", "language.py", "curriculum.py", "training.py", "zoo.py")
 
 
@@ -90,7 +92,8 @@ def build_zoo(cache: Path | None = None, *, progress: Progress | None = None) ->
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        _build(building, progress)
+        with _own_torch():
+            _build(building, progress)
         building.chmod(0o755)
         try:
             building.rename(folder)
@@ -100,6 +103,21 @@ def build_zoo(cache: Path | None = None, *, progress: Progress | None = None) ->
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return Zoo(folder)
+
+
+@contextmanager
+def _own_torch() -> Iterator[None]:
+    """Leave the caller's random state and thread count as they were.
+
+    Matrices this small gain nothing from more than a few threads, and lose much where many cores wait for each other.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(min(threads, _THREADS))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _build(folder: Path, progress: Progress | None) -> None:

@@ -21,15 +21,10 @@ from service.demo.language import (
     true_answer,
 )
 from service.demo.words import DOMAINS, HAZARDS
-from service.demo.zoo import Zoo, build_zoo
+from service.demo.zoo import Zoo
 
 CATEGORIES = load("toy").categories
 WRITTEN = 400
-
-
-@pytest.fixture(scope="module")
-def zoo() -> Zoo:
-    return build_zoo()
 
 
 @pytest.fixture(scope="module")
