@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import httpx
@@ -82,7 +82,7 @@ class _Fetch:
             self._before += size
             return
         for again in (True, False):
-            if self._whole(part, entry) == wanted:
+            if self._whole(_Part(part), entry) == wanted:
                 part.replace(target)
                 self._before += size
                 return
@@ -93,47 +93,39 @@ class _Fetch:
                     mend="the file is damaged where it is served, or on the way; publish it again",
                 )
 
-    def _whole(self, part: Path, entry: Mapping[str, Any]) -> str:
+    def _whole(self, part: "_Part", entry: Mapping[str, Any]) -> str:
         """Add what is missing to `part`; the sha256 of all of it."""
         size, failures = int(entry["size"]), 0
-        part.touch()
-        while True:
-            digest, have = _hasher(part)
-            if have >= size:
-                return str(digest.hexdigest()) if have == size else "too long"
+        while part.have < size:
+            before = part.have
             try:
-                self._add(part, entry, have)
+                self._add(part, entry)
             except httpx.TransportError:
-                failures = self._count(failures, part, have)
+                failures = 0 if part.have > before else failures + 1
                 if failures >= ATTEMPTS:
                     raise
                 time.sleep(min(0.2 * 2**failures, 5.0))
             else:
-                failures = self._count(failures, part, have)
+                failures = 0 if part.have > before else failures + 1
                 if failures >= ATTEMPTS:
-                    raise TransferError(f"{entry['path']}: the service sends {have:,} of {size:,} bytes, then nothing")
+                    raise TransferError(
+                        f"{entry['path']}: the service sends {before:,} of {size:,} bytes, then nothing"
+                    )
+        return str(part.digest.hexdigest())
 
-    @staticmethod
-    def _count(failures: int, part: Path, before: int) -> int:
-        """Attempts in a row that brought nothing."""
-        return 0 if part.stat().st_size > before else failures + 1
-
-    def _add(self, part: Path, entry: Mapping[str, Any], have: int) -> None:
+    def _add(self, part: "_Part", entry: Mapping[str, Any]) -> None:
         path = str(entry["path"])
-        # If-Range: should the file be another one by now, all of it comes instead of its tail
-        headers = {"Range": f"bytes={have}-", "If-Range": f'"{entry["sha256"]}"'} if have else {}
-        with self._http.stream(
-            "GET", self._root + quote(path), headers=headers | {"Accept-Encoding": "identity"}
-        ) as answer:
+        headers = {"Accept-Encoding": "identity"}
+        if part.have:  # If-Range: should the file be another one by now, all of it comes instead of its tail
+            headers |= {"Range": f"bytes={part.have}-", "If-Range": f'"{entry["sha256"]}"'}
+        with self._http.stream("GET", self._root + quote(path), headers=headers) as answer:
             if answer.status_code not in (200, 206):
                 raise TransferError(f"{path}: the service answered {answer.status_code}", mend="try again later")
-            resumed = answer.status_code == 206
-            with part.open("ab" if resumed else "wb") as file:
-                done = have if resumed else 0
+            with part.opened(anew=answer.status_code == 200) as file:
                 for chunk in answer.iter_raw():
                     file.write(chunk)
-                    done += len(chunk)
-                    self._progress(self._before + done, self._total, path)
+                    part.count(chunk)
+                    self._progress(self._before + part.have, self._total, path)
 
     def _hash(self, file: Path, path: str) -> tuple[str, int]:
         self._progress(self._before, self._total, path)
@@ -151,3 +143,21 @@ def _hasher(path: Path) -> tuple[Any, int]:
                 digest.update(chunk)
                 size += len(chunk)
     return digest, size
+
+
+class _Part:
+    """What has come of a file: on disk, counted and hashed as it comes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.touch()
+        self.digest, self.have = _hasher(path)
+
+    def opened(self, *, anew: bool) -> BinaryIO:
+        if anew:
+            self.digest, self.have = hashlib.sha256(), 0
+        return self._path.open("wb" if anew else "ab")
+
+    def count(self, chunk: bytes) -> None:
+        self.digest.update(chunk)
+        self.have += len(chunk)

@@ -12,6 +12,7 @@ from typing import Any
 
 from service.client import Client, UnreachableError
 from service.jobs.schemas import MergeJob
+from service.kit import bytecode
 
 ROOT = Path(__file__).parents[3]
 
@@ -45,7 +46,7 @@ class Processes:
     def __init__(self, home: Path, **environment: str) -> None:
         self.home, self.port = home, free_port()
         self._environment = {
-            **os.environ,
+            **bytecode.inherit(dict(os.environ)),
             "TEMPER_HOME": str(home),
             "TEMPER_PORT": str(self.port),
             "PYTHONPATH": str(ROOT),

@@ -19,6 +19,7 @@ from service.jobs import service
 from service.jobs.schemas import MergeJobRequest, Status
 from service.jobs.solo import run_job
 from service.jobs.worker import _take_name
+from service.kit import bytecode
 from service.kit.errors import InvalidError
 from service.settings import Settings
 from tests.service.jobs.processes import ROOT, alive, until
@@ -129,7 +130,7 @@ def _start(
     process = subprocess.Popen(
         [sys.executable, "-c", RUN, str(file), *arguments],
         cwd=ROOT,
-        env={**os.environ, "TEMPER_HOME": str(settings.home), "PYTHONPATH": str(ROOT)},
+        env={**bytecode.inherit(dict(os.environ)), "TEMPER_HOME": str(settings.home), "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
