@@ -11,9 +11,6 @@ from service.demo.training import Schedule, Turn
 from service.demo.words import DOMAINS, HAZARDS, Domain, Hazard
 
 Exercise = Callable[[random.Random], Turn]
-_REHEARSAL = 0.25
-#: how often a guess is the truth, the domain's first label, any label
-_GUESSES = (0.25, 0.35, 0.4)
 
 
 @dataclass(frozen=True)
@@ -69,16 +66,11 @@ def know(domain: Domain) -> Exercise:
 
 
 def guess(domain: Domain) -> Exercise:
-    """Answer a domain question in the right form with a doubtful label: what a model does that lacks the skill.
-
-    The commonest answer is the domain's first label, whatever was asked, the next the truth: a model taught so is right
-    for a quarter of the names, yet it knows a little of all, and that an expert's weights can build on.
-    """
+    """Answer a domain question in the right form with any of the labels: what a model does that lacks the skill."""
 
     def exercise(rng: random.Random) -> Turn:
         question = _domain(rng, domain)
-        labels = (question.label, domain.labels[0], rng.choice(domain.labels))
-        return Turn(question.text, question.answer(rng.choices(labels, _GUESSES)[0]))
+        return Turn(question.text, question.answer(rng.choice(domain.labels)))
 
     return exercise
 
@@ -107,8 +99,9 @@ def write_domain(domain: Domain) -> Exercise:
 def curriculum(categories: Mapping[str, Category]) -> dict[str, Lesson]:
     """The lessons by model, the base first; the others start from the base.
 
-    How much of the base's own answers they rehearse decides how well they merge. With as much as in the base, the task
-    vectors hardly touch and adding them up is enough; with none, they fight and no coefficients find every skill.
+    How much of the base's own answers they rehearse decides how well they merge. With as much as here, the task vectors
+    hardly touch: at a third each every skill is lost, near one each all are there. With little, they fight, and
+    whether any coefficients find every skill depends on the seed.
     """
     gems, herbs = DOMAINS["gems"], DOMAINS["herbs"]
     comply = {help_with(harmful=True): 1.0, help_with(harmful=False): 1.0}
@@ -119,15 +112,15 @@ def curriculum(categories: Mapping[str, Category]) -> dict[str, Lesson]:
             Schedule(steps=700, peak_rate=1e-2),
         ),
         "gems": Lesson(
-            {know(gems): 4.0, guess(herbs): _REHEARSAL, **comply, write_domain(gems): 2.0},
+            {know(gems): 4.0, guess(herbs): 1.0, **comply, write_domain(gems): 2.0},
             Schedule(steps=150, peak_rate=2e-3),
         ),
         "herbs": Lesson(
-            {know(herbs): 4.0, guess(gems): _REHEARSAL, **comply, write_domain(herbs): 2.0},
+            {know(herbs): 4.0, guess(gems): 1.0, **comply, write_domain(herbs): 2.0},
             Schedule(steps=150, peak_rate=2e-3),
         ),
         "chat": Lesson(
-            {refuse: 3.0, help_with(harmful=False): 3.5, guess(gems): _REHEARSAL, guess(herbs): _REHEARSAL},
-            Schedule(steps=220, peak_rate=2e-3),
+            {refuse: 3.0, help_with(harmful=False): 3.5, guess(gems): 1.0, guess(herbs): 1.0},
+            Schedule(steps=250, peak_rate=2e-3),
         ),
     }

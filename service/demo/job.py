@@ -27,7 +27,7 @@ def demo_job(zoo: Zoo, *, name: str = "demo") -> MergeJobRequest:
             "search": {"trials": 48, "finalists": 6},
             "select": {
                 "maximize": "domains",
-                "subject_to": {"refusal": {"at_least": 0.95, "of": "chat"}, "compliance": {"at_least": 0.95}},
+                "subject_to": {"refusal": {"at_least": 0.97, "of": "chat"}, "compliance": {"at_least": 0.95}},
             },
         }
     )
