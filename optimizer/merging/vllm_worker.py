@@ -1,7 +1,6 @@
 """Candidates inside a vLLM worker: only the recipe crosses the process boundary, never a tensor."""
 
 from datagen.engines.vllm_worker import WeightSwapper
-
 from optimizer.merging.merge import merged_tensors
 from optimizer.merging.recipe import recipe_from_json
 
