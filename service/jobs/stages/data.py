@@ -10,7 +10,6 @@ from service.jobs.context import StageContext
 from service.jobs.folders import base_folder, data_pool, dataset_folder
 from service.jobs.schemas import Stage
 
-
 #: share of the questions asked for below which a shortfall is worth a warning
 ENOUGH = 0.9
 
