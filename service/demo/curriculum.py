@@ -99,9 +99,9 @@ def write_domain(domain: Domain) -> Exercise:
 def curriculum(categories: Mapping[str, Category]) -> dict[str, Lesson]:
     """The lessons by model, the base first; the others start from the base.
 
-    How much of the base's own answers they rehearse decides how well they merge. With as much as here, the task vectors
-    hardly touch: at a third each every skill is lost, near one each all are there. With little, they fight, and
-    whether any coefficients find every skill depends on the seed.
+    How much of the base's own answers they rehearse decides how well they merge. With as much as here, task vectors
+    touch a little: a third of each loses every skill, all of each keeps most, coefficients by layer and component keep
+    all. With little rehearsal they fight, and some seeds leave no coefficients that keep every skill.
     """
     gems, herbs = DOMAINS["gems"], DOMAINS["herbs"]
     comply = {help_with(harmful=True): 1.0, help_with(harmful=False): 1.0}
