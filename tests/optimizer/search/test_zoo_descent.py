@@ -14,6 +14,7 @@ from optimizer.search.objectives.suite import Objectives
 from optimizer.search.scoring import Scorer
 from optimizer.search.settings import GradientSettings
 from optimizer.search.space import Space
+from optimizer.search.warm_starts import warm_starts
 from service.demo.exam import examine
 from service.demo.language import (
     REFUSAL,
@@ -59,8 +60,9 @@ def test_descent_finds_a_merge_that_does_everything(zoo: Zoo, tmp_path: Path) ->
     before = Objectives.of(data, Split.SELECTION, scorer).score()
     assert min(axis.value for axis in before.values()) < 0.5
 
-    settings = GradientSettings(steps=40, learning_rate=0.15, batch=16)
-    resident.apply(descend(resident, scorer, data, DescentPlan(space, uniform, settings), tmp_path / "state.json"))
+    starts = tuple(coefficients for _, coefficients in warm_starts(space))
+    plan = DescentPlan(space, uniform, GradientSettings(), others=starts)
+    resident.apply(descend(resident, scorer, data, plan, tmp_path / "state.json"))
 
     after = Objectives.of(data, Split.SELECTION, scorer).score()
     assert not after.invalid

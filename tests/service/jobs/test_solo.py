@@ -130,7 +130,12 @@ def _start(
     process = subprocess.Popen(
         [sys.executable, "-c", RUN, str(file), *arguments],
         cwd=ROOT,
-        env={**bytecode.inherit(dict(os.environ)), "TEMPER_HOME": str(settings.home), "PYTHONPATH": str(ROOT)},
+        env={
+            **bytecode.inherit(dict(os.environ)),
+            "TEMPER_HOME": str(settings.home),
+            "PYTHONPATH": str(ROOT),
+            "TEMPER_TEST_PACE": "0.1" if wait else "0.02",  # slow enough to be met in mid-search by a busy machine
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
