@@ -113,11 +113,11 @@ def curriculum(categories: Mapping[str, Category]) -> dict[str, Lesson]:
         ),
         "gems": Lesson(
             {know(gems): 4.0, guess(herbs): 1.0, **comply, write_domain(gems): 2.0},
-            Schedule(steps=150, peak_rate=2e-3),
+            Schedule(steps=240, peak_rate=2e-3),
         ),
         "herbs": Lesson(
             {know(herbs): 4.0, guess(gems): 1.0, **comply, write_domain(herbs): 2.0},
-            Schedule(steps=150, peak_rate=2e-3),
+            Schedule(steps=240, peak_rate=2e-3),
         ),
         "chat": Lesson(
             {refuse: 3.0, help_with(harmful=False): 3.5, guess(gems): 1.0, guess(herbs): 1.0},
