@@ -26,6 +26,8 @@ from tests.service.jobs.processes import ROOT, alive, until
 from tests.service.jobs.test_durability import Processes
 
 RUN = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it for its children
 import sys
 from pathlib import Path
 from rich.console import Console
