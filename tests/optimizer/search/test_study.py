@@ -67,13 +67,6 @@ def _undisturbed(folder: Path, **settings: object) -> dict[int, Coefficients]:
     return {number: record.coefficients for number, record in log.finished().items()}
 
 
-def _restart(server: Postgres) -> None:
-    """Stop at once, as in a crash, and come back at the same address."""
-    found = server.server
-    command = [str(found.bin_path / "pg_ctl"), "-w", "-D", str(found.pgdata), "-m", "immediate", "-l", str(found.log)]
-    subprocess.run([*command, "restart"], check=True, user=found.system_user, stdout=subprocess.DEVNULL)
-
-
 def _told(url: str) -> dict[int, optuna.trial.FrozenTrial]:
     with opened(url) as storage:
         study = optuna.load_study(study_name="a search", storage=storage)
@@ -330,7 +323,7 @@ def test_the_database_restarts_in_mid_search(tmp_path: Path) -> None:
             nonlocal count
             count += 1
             if count in (2, 7):
-                _restart(server)
+                server.crash()
             return score(coefficients)
 
         run_study(address, plan(), restarting, FileLog(tmp_path))
