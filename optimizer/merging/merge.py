@@ -9,29 +9,17 @@ import torch
 from torch import Tensor
 
 from optimizer.errors import CheckpointError
-from optimizer.merging.checkpoint.compatibility import template_folder
-from optimizer.merging.checkpoint.files import MAX_TOKENIZER, file_of
 from optimizer.merging.checkpoint.manifest import MANIFEST, Manifest, hash_file
 from optimizer.merging.checkpoint.publish import publishing
 from optimizer.merging.checkpoint.sink import ShardWriter, parse_size
 from optimizer.merging.checkpoint.source import DTYPES
-from optimizer.merging.plan import Plan, Step, make_plan, pool_folders, shown_dtype
+from optimizer.merging.methods.base import Block, facts_of, matrix, merged, state_of
+from optimizer.merging.plan import Plan, Step, make_plan, shown_dtype
 from optimizer.merging.recipe import ExportSettings, Recipe, recipe_to_yaml
 
 #: numbers handled at a time: the temporaries of a span stay in the processor's cache, and torch works on so few with
 #: one thread, which spares waiting for the others (on a busy machine, spans twice as long took 50 times the time)
 SPAN = 1 << 15
-#: files that make up a tokenizer, of all kinds that transformers reads
-VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-TOKENIZER = (
-    *VOCABULARIES,
-    "merges.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-)
-
 #: called with (bytes done, bytes in all, "bytes", the tensor's name); may raise to stop
 Progress = Callable[[int, int, str, str], None]
 
@@ -47,32 +35,52 @@ def merged_tensors(recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
     for step in plan.steps:
         whole = torch.empty(step.tensor.shape, dtype=DTYPES[step.tensor.dtype])
         flat, position = whole.view(-1), 0
-        for span in merged_spans(plan, step):
+        for span in merged_spans(step):
             flat[position : position + span.numel()] = span
             position += span.numel()
         yield step.tensor.name, whole
 
 
 @torch.no_grad()
-def merged_spans(plan: Plan, step: Step) -> Iterator[Tensor]:
+def merged_spans(step: Step) -> Iterator[Tensor]:
     """One tensor of the merge as consecutive flat spans in its final dtype.
 
     Raises:
         CheckpointError: NaN or infinity in a model, or in the result because its dtype is too narrow.
     """
-    name, dtype = step.tensor.name, DTYPES[step.tensor.dtype]
-    base = plan.base.read(name).view(-1)
-    experts = [] if step.coefficients is None else [expert.read(name).view(-1) for expert in plan.experts.values()]
-    for begin in range(0, base.numel(), SPAN):
-        span = slice(begin, begin + SPAN)
-        if step.coefficients is None:
-            yield base[span]
-            continue
-        result = plan.method.combine(base[span], [expert[span] for expert in experts], step.coefficients).to(dtype)
+    dtype = DTYPES[step.tensor.dtype]
+    method, case = step.method, step.case
+    if method is None or case is None:
+        assert step.base is not None
+        for begin, end in _row_spans(step.tensor.shape):
+            yield step.base.tensor.rows(begin, end).reshape(-1)
+        return
+    spans = _row_spans(step.tensor.shape)
+    facts = facts_of(method, case, lambda look: [look(_block(step, *span)) for span in spans])
+    state = state_of(method, case, facts)
+    for begin, end in spans:
+        block = _block(step, begin, end)
+        result = merged(method, block, case, facts, state).to(dtype)
         # one pass: a sum is finite only where every number is, unless it overflows itself
-        if not result.sum().isfinite() and not result.isfinite().all():
-            raise _not_finite(plan, step)
-        yield result
+        suspects = (result,) if method.affine else (result, *block.models)
+        if any(not part.sum().isfinite() and not part.isfinite().all() for part in suspects):
+            raise _not_finite(step)
+        yield result.reshape(-1)
+
+
+def _row_spans(shape: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Cut a tensor's rows into pieces of about SPAN numbers; none where it has no numbers."""
+    rows, columns = matrix(shape)
+    if rows == 0 or columns == 0:
+        return []
+    height = max(1, SPAN // columns)
+    return [(begin, min(begin + height, rows)) for begin in range(0, rows, height)]
+
+
+def _block(step: Step, begin: int, end: int) -> Block:
+    base = None if step.base is None else step.base.tensor.rows(begin, end)
+    models = tuple(operand.tensor.rows(begin, end) for operand in step.models)
+    return Block(base, models, begin * matrix(step.tensor.shape)[1])
 
 
 def write_merge(
@@ -95,7 +103,7 @@ def write_merge(
     plan = make_plan(recipe)
     with publishing(out, needed=plan.nbytes) as folder:
         files = dict(_write_shards(plan, folder, parse_size(export.shard_size), progress).files)
-        _copy_companions(plan, folder)
+        _write_companions(plan, folder)
         _write_json(folder / "config.json", _config(plan))
         (folder / "recipe.yaml").write_text(recipe_to_yaml(recipe), encoding="utf-8")
         (folder / "README.md").write_text(card, encoding="utf-8")
@@ -111,7 +119,7 @@ def _write_shards(plan: Plan, folder: Path, shard_size: int, progress: Progress 
     done, total = 0, plan.nbytes
     with ShardWriter(folder, [step.tensor for step in plan.steps], shard_size) as writer:
         for step in plan.steps:
-            for span in merged_spans(plan, step):
+            for span in merged_spans(step):
                 writer.write(step.tensor.name, span)
                 done += span.nbytes
                 if progress is not None:
@@ -119,27 +127,14 @@ def _write_shards(plan: Plan, folder: Path, shard_size: int, progress: Progress 
     return writer
 
 
-def _copy_companions(plan: Plan, folder: Path) -> None:
-    """Tokenizer files of one model, never mixed, and its generation config (which knows the end token of its chat)."""
-    base, models = pool_folders(plan)
-    owners = [template_folder(base, models), base, *models]
-    tokenizer = next((owner for owner in owners if any(file_of(owner, name) for name in VOCABULARIES)), None)
-    for name in TOKENIZER if tokenizer else ():
-        _copy(tokenizer, name, folder)
-    generation = next((owner for owner in owners[:2] if file_of(owner, "generation_config.json")), base)
-    _copy(generation, "generation_config.json", folder)
-
-
-def _copy(source: Path | None, name: str, folder: Path) -> None:
-    if source is not None and (file := file_of(source, name)):
-        if file.stat().st_size > MAX_TOKENIZER:
-            raise CheckpointError(f"{source / name}: over {MAX_TOKENIZER:,} bytes")
-        (folder / name).write_bytes(file.read_bytes())
+def _write_companions(plan: Plan, folder: Path) -> None:
+    for name, content in plan.companions.items():
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
 
 
 def _config(plan: Plan) -> dict[str, object]:
-    """The base's config with the dtype of the result; it does not say any more where the base lay."""
-    config = {key: value for key, value in plan.base.config.items() if key != "_name_or_path"}
+    """The plan's config with the dtype of the result."""
+    config = dict(plan.config)
     if dtype := shown_dtype(plan):
         config["torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"] = dtype
     return config
@@ -149,17 +144,17 @@ def _write_json(file: Path, value: object) -> None:
     file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _not_finite(plan: Plan, step: Step) -> CheckpointError:
+def _not_finite(step: Step) -> CheckpointError:
     """Which model the NaN or infinity comes from."""
     name = step.tensor.name
-    for owner, checkpoint in (("base", plan.base), *plan.experts.items()):
-        whole = checkpoint.read(name).view(-1)
-        if not all(whole[begin : begin + SPAN].isfinite().all() for begin in range(0, whole.numel(), SPAN)):
+    for owner, tensor in step.operands:
+        if not all(tensor.rows(*span).isfinite().all() for span in _row_spans(step.tensor.shape)):
             return CheckpointError(
-                f"tensor {name}: NaN or infinity in {owner} ({checkpoint.folder})",
+                f"tensor {name}: NaN or infinity in {owner}",
                 mend="fetch the checkpoint again, or leave this model out",
             )
+    values = {} if step.case is None else {**step.case.shared, **step.case.each}
     return CheckpointError(
-        f"tensor {name}: the merge with coefficients {step.coefficients} does not fit into {step.tensor.dtype}",
+        f"tensor {name}: the merge with {values} does not fit into {step.tensor.dtype}",
         mend="export as bfloat16 or float32, or lower the coefficients",
     )

@@ -4,16 +4,19 @@ import difflib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, model_validator
 
 from datagen.settings import Section
 from optimizer.errors import RecipeError
+
+if TYPE_CHECKING:
+    from optimizer.merging.methods.base import Method, Parameter
 
 #: no pool comes near these; they keep a hostile file from taking the memory
 MAX_RECIPE = 16 << 20
@@ -70,13 +73,20 @@ class Coefficients:
 
 @dataclass(frozen=True)
 class Recipe:
-    """θ = θ_base + Σ_t λ_{t,g} (θ_t − θ_base) for every tensor of group g (task arithmetic, arXiv 2410.12937)."""
+    """A merge of `models` onto `base` with the merge method `method`.
+
+    `coefficients` are what the method is driven by: the weight λ of every model in every group of tensors (or t, of
+    methods that have one). `parameters` are its other parameters ("density"), the same for all models and tensors.
+    `seed` decides the random masks of the methods that draw some.
+    """
 
     base: Path
     models: Mapping[str, Path]
     method: str
     coefficients: Coefficients
     dtype: str = "auto"
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
 
 
 def check_coefficients(recipe: Recipe, groups: Sequence[str]) -> dict[str, tuple[float, ...]]:
@@ -100,6 +110,41 @@ def check_coefficients(recipe: Recipe, groups: Sequence[str]) -> dict[str, tuple
     return {group: tuple(by_model[model][group] for model in recipe.models) for group in groups}
 
 
+def check_parameters(recipe: Recipe, method: "Method") -> tuple[dict[str, float], dict[str, tuple[float, ...]]]:
+    """All parameters of the method but its coefficient: (shared by all models, each model's), defaults filled in.
+
+    Raises:
+        RecipeError: an unknown or missing parameter, or a value outside its range.
+    """
+    known = {row.name: row for row in method.parameters if row.name != method.coefficient}
+    for name in recipe.parameters:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise RecipeError(
+                f"parameters: {method.name} has no parameter {name!r}, it has {', '.join(known) or 'none'}",
+                mend=f"did you mean {near[0]!r}?" if near else None,
+            )
+    values = {row.name: check_value(row, recipe.parameters.get(row.name), method.name) for row in known.values()}
+    shared = {name: value for name, value in values.items() if not known[name].per_model}
+    each = {name: (value,) * len(recipe.models) for name, value in values.items() if known[name].per_model}
+    return shared, each
+
+
+def check_value(row: "Parameter", value: float | None, where: str) -> float:
+    """`value`, or the parameter's default where it is None; `where` begins the errors.
+
+    Raises:
+        RecipeError: nothing given and no default, or outside the range.
+    """
+    if value is None:
+        if row.default is None:
+            raise RecipeError(f"{where}: parameter {row.name} is missing, it has no default")
+        return row.default
+    if not math.isfinite(value) or not row.low <= value <= row.high:
+        raise RecipeError(f"{where}: {row.name} is {value:g}, expected {row.low:g} … {row.high:g}")
+    return float(value)
+
+
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain values: the content of recipe.yaml."""
     own = recipe.coefficients
@@ -108,6 +153,8 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
         "base": str(recipe.base),
         "models": {name: str(folder) for name, folder in recipe.models.items()},
         "dtype": recipe.dtype,
+        "parameters": dict(recipe.parameters),
+        "seed": recipe.seed,
         "coefficients": {
             model: dict(zip(own.groups, row, strict=True)) for model, row in zip(own.models, own.values, strict=True)
         },
@@ -121,7 +168,7 @@ def recipe_from_dict(value: object, origin: str = "recipe") -> Recipe:
         RecipeError: a missing, misspelt or ill-typed key.
     """
     fields = _mapping(value, origin)
-    known = ("method", "base", "models", "dtype", "coefficients")
+    known = ("method", "base", "models", "dtype", "parameters", "seed", "coefficients")
     for key in fields:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
@@ -147,6 +194,11 @@ def recipe_from_dict(value: object, origin: str = "recipe") -> Recipe:
         method=_text(fields["method"], f"{origin}: method"),
         coefficients=Coefficients(tuple(rows), groups, values),
         dtype=_text(fields.get("dtype", "auto"), f"{origin}: dtype"),
+        parameters={
+            name: _number(number, f"{origin}: parameters.{name}")
+            for name, number in _mapping(fields.get("parameters", {}), f"{origin}: parameters").items()
+        },
+        seed=int(_number(fields.get("seed", 0), f"{origin}: seed")),
     )
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from optimizer.errors import CheckpointError, RecipeError
 from optimizer.merging.checkpoint.source import DTYPES, Checkpoint
 from optimizer.merging.layout import Layout
-from optimizer.merging.methods.registry import find_method
-from optimizer.merging.methods.task_arithmetic import arithmetic_dtype
+from optimizer.merging.methods.affine import affine_sum
+from optimizer.merging.methods.base import Block, arithmetic_dtype
 from optimizer.merging.recipe import Coefficients
 
 #: numbers handled at a time. On a CPU the temporaries stay in the cache, and torch works on so few with one thread,
@@ -60,7 +60,6 @@ class ResidentMerge:
     ) -> None:
         self.layout = layout
         self.models = tuple(models)
-        self._method = find_method("task_arithmetic")
         parameters = dict(model.named_parameters())
         self.device = torch.device(device or next(iter(parameters.values())).device)
         groups = _groups(parameters, layout)
@@ -90,7 +89,7 @@ class ResidentMerge:
                 flat = entry.parameter.detach().view(-1)
                 for span in _spans(flat.numel(), self.device):
                     base, *experts = entry.stack[:, span]
-                    flat[span] = self._method.combine(base, experts, columns[entry.group])
+                    flat[span] = affine_sum(Block(base, tuple(experts), span.start), columns[entry.group])
         for group in stale:
             self._applied[group] = columns[group]
 

@@ -1,13 +1,16 @@
 """Lazy reading of a checkpoint: tensors are views of memory-mapped files, read from disk when they are touched."""
 
 import mmap
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from optimizer.merging.checkpoint.header import TensorInfo, language_config, read_config, read_headers
 from optimizer.merging.layout import without_tied_head
+from optimizer.merging.methods.base import matrix
 
 DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn,
@@ -16,6 +19,46 @@ DTYPES: dict[str, torch.dtype] = {
     "I64": torch.int64, "F64": torch.float64,
 }  # fmt: skip
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class TensorSource(Protocol):
+    """A tensor that is read by rows (see `matrix` in methods/base.py), each time anew."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def rows(self, begin: int, end: int) -> Tensor:
+        """Rows `begin` … `end`, [end - begin, columns], on the CPU. Never write into it; any thread may call."""
+
+
+class Reader(Protocol):
+    """A checkpoint, or something that looks like one: a folder with a LoRA adapter on top, for one."""
+
+    @property
+    def folder(self) -> Path: ...
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+
+    @property
+    def infos(self) -> Mapping[str, TensorInfo]: ...
+
+    def tensor(self, name: str) -> TensorSource: ...
+
+
+class StoredTensor:
+    """A tensor that lies in a file as it is."""
+
+    def __init__(self, whole: Tensor) -> None:
+        self.shape = tuple(whole.shape)
+        self.dtype = whole.dtype
+        self._matrix = whole.reshape(matrix(self.shape))
+
+    def rows(self, begin: int, end: int) -> Tensor:
+        return self._matrix[begin:end]
 
 
 class Checkpoint:
@@ -41,6 +84,10 @@ class Checkpoint:
             return torch.empty(info.shape, dtype=dtype)
         flat = torch.frombuffer(self._map(info.file), dtype=dtype, count=info.numel, offset=info.begin)
         return flat.view(info.shape)
+
+    def tensor(self, name: str) -> TensorSource:
+        """The tensor, to be read by rows."""
+        return StoredTensor(self.read(name))
 
     def _map(self, file: Path) -> mmap.mmap:
         if file not in self._maps:

@@ -1,43 +1,14 @@
-"""Merge methods as rows: a pure tensor function and what the planner, the search and the gradients ask about it."""
+"""All merge methods by name. A new one is a row in the module of its family."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
-
-from torch import Tensor
+import difflib
+from collections.abc import Mapping
 
 from optimizer.errors import RecipeError
-from optimizer.merging.methods.task_arithmetic import task_arithmetic
-
-
-class Combine(Protocol):
-    """Combine the same span of numbers of every model."""
-
-    def __call__(self, base: Tensor, experts: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
-        """`base` [numel] and `experts`, each [numel], of any float dtype; returns [numel] in the dtype of the
-        arithmetic (`arithmetic_dtype`), not yet rounded to what is stored."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """One row.
-
-    `linear`: θ is linear in the coefficients with slope τ_t, so ∂L/∂λ_t = ⟨∂L/∂θ, τ_t⟩ holds. `models`: the fewest
-    and the most experts (None: any number). `source`: where the formula comes from.
-    """
-
-    name: str
-    combine: Combine
-    linear: bool
-    models: tuple[int, int | None]
-    source: str
-
+from optimizer.merging.methods import affine, sparse, spherical, variants
+from optimizer.merging.methods.base import Method
 
 METHODS: Mapping[str, Method] = {
-    row.name: row
-    for row in (
-        Method("task_arithmetic", task_arithmetic, linear=True, models=(1, None), source="arXiv 2410.12937, section 2"),
-    )
+    row.name: row for family in (affine, sparse, spherical, variants) for row in family.ROWS
 }
 
 
@@ -48,5 +19,9 @@ def find_method(name: str) -> Method:
         RecipeError: there is none.
     """
     if name not in METHODS:
-        raise RecipeError(f"merge method {name!r} found, expected one of {', '.join(METHODS)}")
+        near = difflib.get_close_matches(name, METHODS, n=1)
+        raise RecipeError(
+            f"merge method {name!r} found, expected one of {', '.join(METHODS)}",
+            mend=f"did you mean {near[0]}?" if near else None,
+        )
     return METHODS[name]

@@ -263,9 +263,10 @@ print(peak - start)
 
 def test_memory_is_bounded_by_a_span(tmp_path: Path) -> None:
     """A tensor of 128 MB (sparse: zeros) in each of three models; anonymous memory grows by a fraction of one."""
-    rows = 1 << 26
+    rows, columns = 1 << 13, 1 << 13
+    numel = rows * columns
     header = json.dumps(
-        {"model.embed_tokens.weight": {"dtype": "BF16", "shape": [rows], "data_offsets": [0, 2 * rows]}}
+        {"model.embed_tokens.weight": {"dtype": "BF16", "shape": [rows, columns], "data_offsets": [0, 2 * numel]}}
     )
     pool = tmp_path / "base", {name: tmp_path / name for name in ("a", "b")}
     for folder in (pool[0], *pool[1].values()):
@@ -273,7 +274,7 @@ def test_memory_is_bounded_by_a_span(tmp_path: Path) -> None:
         (folder / "config.json").write_text('{"model_type": "x"}')
         with (folder / "model.safetensors").open("wb") as stream:
             stream.write(len(header).to_bytes(8, "little") + header.encode())
-            stream.truncate(8 + len(header) + 2 * rows)
+            stream.truncate(8 + len(header) + 2 * numel)
     coefficients = Coefficients(("a", "b"), ("embedding",), ((0.3,), (0.4,)))
     text = recipe_to_json(Recipe(pool[0], pool[1], "task_arithmetic", coefficients))
     command = [sys.executable, "-c", MEASURED, text, str(tmp_path / "out")]

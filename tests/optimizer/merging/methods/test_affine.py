@@ -5,10 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from optimizer.merging.methods.task_arithmetic import task_arithmetic
+from optimizer.merging.methods.affine import affine_sum
+from optimizer.merging.methods.base import Block
 
 DTYPES = st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16])
 LAMBDAS = st.floats(-2, 2, allow_nan=False, width=32)
+
+
+def task_arithmetic(base: Tensor, experts: list[Tensor], weights: list[float]) -> Tensor:
+    return affine_sum(Block(base, tuple(experts), 0), weights)
 
 
 @st.composite

@@ -1,0 +1,75 @@
+"""Weighted sums of models: task arithmetic, plain averages, interpolations.
+
+Task arithmetic is θ = θ_b + Σ_t λ_t (θ_t − θ_b) (Ilharco et al., arXiv 2212.04089; arXiv 2410.12937, section 2).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from optimizer.merging.methods.base import Block, Case, Method, Parameter, block_dtype
+
+
+def affine_sum(block: Block, weights: Sequence[float]) -> Tensor:
+    """θ_b + Σ_t w_t (θ_t − θ_b) over one block, one weight a model.
+
+    Written as an affine sum, θ = Σ_i c_i θ_i with c_b = 1 − Σ w_t and c_t = w_t, the weights add up to 1, so any
+    model p can be the point from which the others are seen: θ = θ_p + Σ_{i≠p} c_i (θ_i − θ_p). Taking the model with
+    the largest weight as p makes three laws hold bit for bit in every dtype, where θ_b + w (θ_t − θ_b) rounds:
+    all w = 0 gives the base; w_t = 1 alone gives model t; numbers that are equal in all models stay as they are.
+
+    Multiplication and addition are rounded one at a time, never fused: the result is the same on every device, for
+    every chunking and number of threads.
+    """
+    dtype = block_dtype(block)
+    shares = [1.0 - sum(weights), *weights]
+    rows = [block.root, *block.models]
+    pivot = max(range(len(shares)), key=shares.__getitem__)
+    center = rows[pivot].to(dtype)
+    total = center.clone()
+    for i, (share, row) in enumerate(zip(shares, rows, strict=True)):
+        if i != pivot and share != 0.0:
+            total += (row.to(dtype) - center).mul_(share)
+    return total
+
+
+def task_vectors(block: Block) -> list[Tensor]:
+    """τ_t = θ_t − θ_b of every model, in the dtype of the arithmetic."""
+    dtype = block_dtype(block)
+    base = block.root.to(dtype)
+    return [model.to(dtype) - base for model in block.models]
+
+
+def _task_arithmetic(block: Block, case: Case, state: Any) -> Tensor:
+    return affine_sum(block, state)
+
+
+def _weights(case: Case, facts: Any) -> tuple[float, ...]:
+    """Each model's weight, over their sum where `normalize` says so, times lambda."""
+    weights = case.each["weight"]
+    total = sum(weights) if case.shared["normalize"] else 1.0
+    scale = case.shared["lambda"] / (total if abs(total) >= 1e-8 else 1.0)
+    return tuple(weight * scale for weight in weights)
+
+
+def _slopes(block: Block, case: Case, state: Any) -> list[Tensor]:
+    scale = case.shared["lambda"]
+    return task_vectors(block) if scale == 1 else [tau * scale for tau in task_vectors(block)]
+
+
+WEIGHT = Parameter("weight", per_model=True, low=-100, high=100, meaning="λ_t, the model's share")
+LAMBDA = Parameter("lambda", 1.0, low=-100, high=100, meaning="scales the sum of all task vectors")
+NORMALIZE = Parameter("normalize", 0.0, boolean=True, meaning="divide the weights by their sum")
+
+ROWS = (
+    Method(
+        "task_arithmetic",
+        "arXiv 2212.04089; arXiv 2410.12937, section 2",
+        (WEIGHT, NORMALIZE, LAMBDA),
+        _task_arithmetic,
+        weigh=_weights,
+        slopes=_slopes,
+        affine=True,
+    ),
+)

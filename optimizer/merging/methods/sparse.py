@@ -1,0 +1,5 @@
+"""To be written."""
+
+from optimizer.merging.methods.base import Method
+
+ROWS: tuple[Method, ...] = ()
