@@ -1,25 +1,24 @@
-"""A merge as a stream of tensors, and as a checkpoint folder. Memory is bounded by a span, not by the model."""
+"""A merge as a stream of tensors, and as a checkpoint folder."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from optimizer.errors import CheckpointError
 from optimizer.merging.checkpoint.manifest import MANIFEST, Manifest, hash_file
 from optimizer.merging.checkpoint.publish import publishing
 from optimizer.merging.checkpoint.sink import ShardWriter, parse_size
 from optimizer.merging.checkpoint.source import DTYPES
-from optimizer.merging.methods.base import Block, facts_of, matrix, merged, state_of
-from optimizer.merging.plan import Plan, Step, make_plan, shown_dtype
+from optimizer.merging.plan import Plan, make_plan, shown_dtype
 from optimizer.merging.recipe import ExportSettings, Recipe, recipe_to_yaml
+from optimizer.merging.stream import Crew, merged_pieces
 
-#: numbers handled at a time: the temporaries of a span stay in the processor's cache, and torch works on so few with
-#: one thread, which spares waiting for the others (on a busy machine, spans twice as long took 50 times the time)
-SPAN = 1 << 15
+RECIPE = "recipe.yaml"
+CARD = "README.md"
+
 #: called with (bytes done, bytes in all, "bytes", the tensor's name); may raise to stop
 Progress = Callable[[int, int, str, str], None]
 
@@ -32,81 +31,66 @@ def merged_tensors(recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
             streaming.
     """
     plan = make_plan(recipe)
+    pieces = merged_pieces(plan.steps)
     for step in plan.steps:
         whole = torch.empty(step.tensor.shape, dtype=DTYPES[step.tensor.dtype])
         flat, position = whole.view(-1), 0
-        for span in merged_spans(step):
-            flat[position : position + span.numel()] = span
-            position += span.numel()
+        while position < flat.numel():
+            _, piece = next(pieces)
+            flat[position : position + piece.numel()] = piece
+            position += piece.numel()
         yield step.tensor.name, whole
-
-
-@torch.no_grad()
-def merged_spans(step: Step) -> Iterator[Tensor]:
-    """One tensor of the merge as consecutive flat spans in its final dtype.
-
-    Raises:
-        CheckpointError: NaN or infinity in a model, or in the result because its dtype is too narrow.
-    """
-    dtype = DTYPES[step.tensor.dtype]
-    method, case = step.method, step.case
-    if method is None or case is None:
-        assert step.base is not None
-        for begin, end in _row_spans(step.tensor.shape):
-            yield step.base.tensor.rows(begin, end).reshape(-1)
-        return
-    spans = _row_spans(step.tensor.shape)
-    facts = facts_of(method, case, lambda look: [look(_block(step, *span)) for span in spans])
-    state = state_of(method, case, facts)
-    for begin, end in spans:
-        block = _block(step, begin, end)
-        result = merged(method, block, case, facts, state).to(dtype)
-        # one pass: a sum is finite only where every number is, unless it overflows itself
-        suspects = (result,) if method.affine else (result, *block.models)
-        if any(not part.sum().isfinite() and not part.isfinite().all() for part in suspects):
-            raise _not_finite(step)
-        yield result.reshape(-1)
-
-
-def _row_spans(shape: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Cut a tensor's rows into pieces of about SPAN numbers; none where it has no numbers."""
-    rows, columns = matrix(shape)
-    if rows == 0 or columns == 0:
-        return []
-    height = max(1, SPAN // columns)
-    return [(begin, min(begin + height, rows)) for begin in range(0, rows, height)]
-
-
-def _block(step: Step, begin: int, end: int) -> Block:
-    base = None if step.base is None else step.base.tensor.rows(begin, end)
-    models = tuple(operand.tensor.rows(begin, end) for operand in step.models)
-    return Block(base, models, begin * matrix(step.tensor.shape)[1])
+    pieces.close()
 
 
 def write_merge(
     recipe: Recipe, out: Path, export: ExportSettings, *, card: str, progress: Progress | None = None
 ) -> Manifest:
-    """Write the merge as a checkpoint folder that transformers and vLLM load: shards, config, tokenizer, chat template,
-    recipe.yaml, README.md (`card`) and manifest.json. The folder appears under its name whole or not at all.
+    """Write the merge of a Temper recipe as a checkpoint folder; see `write_plan`.
 
     Tokenizer, chat template and generation config are the base's; where the base was never taught to chat, those of
     the first model with a chat template.
+
+    Raises:
+        RecipeError, PoolError, CheckpointError: see `make_plan` and `write_plan`.
+    """
+    recipe = recipe if export.dtype == "auto" else replace(recipe, dtype=export.dtype)
+    texts = {RECIPE: recipe_to_yaml(recipe), CARD: card}
+    return write_plan(make_plan(recipe), out, texts, shard_size=parse_size(export.shard_size), progress=progress)
+
+
+def write_plan(
+    plan: Plan,
+    out: Path,
+    texts: Mapping[str, str],
+    *,
+    shard_size: int,
+    crew: Crew | None = None,
+    progress: Progress | None = None,
+) -> Manifest:
+    """Write the merge as a checkpoint folder that transformers and vLLM load: shards and their index, config.json,
+    tokenizer and chat template, `texts` by file name (recipe, model card) and manifest.json.
+
+    The folder appears under its name whole or not at all: after an error, a kill or a power cut there is nothing under
+    `out`, and the next attempt starts afresh.
+
+    Args:
+        shard_size: most bytes of tensors in a shard, unless a single tensor is larger.
+        progress: called after every piece; an exception from it stops the merge.
 
     Returns:
         Size and sha256 of every file, as in manifest.json.
 
     Raises:
-        RecipeError, PoolError, CheckpointError: see `make_plan`; CheckpointError also when `out` exists, the disk is
-            full, or a number is NaN or infinite.
+        CheckpointError: `out` exists, the disk is full, or a number is NaN or infinite.
     """
-    recipe = recipe if export.dtype == "auto" else replace(recipe, dtype=export.dtype)
-    plan = make_plan(recipe)
     with publishing(out, needed=plan.nbytes) as folder:
-        files = dict(_write_shards(plan, folder, parse_size(export.shard_size), progress).files)
-        _write_companions(plan, folder)
-        _write_json(folder / "config.json", _config(plan))
-        (folder / "recipe.yaml").write_text(recipe_to_yaml(recipe), encoding="utf-8")
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        files = dict(_write_shards(plan, folder, shard_size, crew, progress).files)
+        for name, content in plan.companions.items():
+            (folder / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+        config = json.dumps(_config(plan), indent=2, ensure_ascii=False) + "\n"
+        for name, text in {"config.json": config, **texts}.items():
+            (folder / name).write_text(text, encoding="utf-8")
         for file in folder.iterdir():
             if file.name not in files:
                 files[file.name] = hash_file(file)
@@ -115,21 +99,17 @@ def write_merge(
     return manifest
 
 
-def _write_shards(plan: Plan, folder: Path, shard_size: int, progress: Progress | None) -> ShardWriter:
+def _write_shards(
+    plan: Plan, folder: Path, shard_size: int, crew: Crew | None, progress: Progress | None
+) -> ShardWriter:
     done, total = 0, plan.nbytes
     with ShardWriter(folder, [step.tensor for step in plan.steps], shard_size) as writer:
-        for step in plan.steps:
-            for span in merged_spans(step):
-                writer.write(step.tensor.name, span)
-                done += span.nbytes
-                if progress is not None:
-                    progress(done, total, "bytes", step.tensor.name)
+        for step, piece in merged_pieces(plan.steps, crew):
+            writer.write(step.tensor.name, piece)
+            done += piece.nbytes
+            if progress is not None:
+                progress(done, total, "bytes", step.tensor.name)
     return writer
-
-
-def _write_companions(plan: Plan, folder: Path) -> None:
-    for name, content in plan.companions.items():
-        (folder / name).write_bytes(content if isinstance(content, bytes) else content.read_bytes())
 
 
 def _config(plan: Plan) -> dict[str, object]:
@@ -138,23 +118,3 @@ def _config(plan: Plan) -> dict[str, object]:
     if dtype := shown_dtype(plan):
         config["torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"] = dtype
     return config
-
-
-def _write_json(file: Path, value: object) -> None:
-    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _not_finite(step: Step) -> CheckpointError:
-    """Which model the NaN or infinity comes from."""
-    name = step.tensor.name
-    for owner, tensor in step.operands:
-        if not all(tensor.rows(*span).isfinite().all() for span in _row_spans(step.tensor.shape)):
-            return CheckpointError(
-                f"tensor {name}: NaN or infinity in {owner}",
-                mend="fetch the checkpoint again, or leave this model out",
-            )
-    values = {} if step.case is None else {**step.case.shared, **step.case.each}
-    return CheckpointError(
-        f"tensor {name}: the merge with {values} does not fit into {step.tensor.dtype}",
-        mend="export as bfloat16 or float32, or lower the coefficients",
-    )

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +19,8 @@ from optimizer.merging.checkpoint.header import DTYPE_SIZES, INDEX
 from optimizer.merging.checkpoint.manifest import FileEntry, hash_file
 from optimizer.merging.checkpoint.source import DTYPES
 
+#: bytes after which what was written is sent on to the disk, while the merge goes on; else all of it waits for the end
+FLUSH = 64 << 20
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -69,6 +73,9 @@ class ShardWriter:
         self._open = -1
         self._stream: BinaryIO | None = None
         self._digest = hashlib.sha256()
+        self._flusher = ThreadPoolExecutor(1, "flush")
+        self._flushing: Future[None] | None = None
+        self._flushed = 0
 
     def write(self, name: str, piece: Tensor) -> None:
         """The next piece of tensor `name`, contiguous, in the planned dtype."""
@@ -87,6 +94,7 @@ class ShardWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if kind is not None:
+            self._flusher.shutdown()
             if self._stream is not None:
                 self._stream.close()
             return
@@ -95,6 +103,7 @@ class ShardWriter:
         if self._left or self._pending:
             raise ValueError(f"{len(self._pending)} tensors and {self._left} bytes are missing")
         self._close()
+        self._flusher.shutdown()
         if len(self._shards) > 1:
             self._write_index()
 
@@ -117,6 +126,7 @@ class ShardWriter:
         header = json.dumps(entries, separators=(",", ":")).encode()
         header += b" " * (-len(header) % 8)  # the data begins at a multiple of 8 bytes
         self._open = number
+        self._flushed = 0
         self._digest = hashlib.sha256()
         self._stream = (self._folder / self._name(number)).open("wb", buffering=0)
         self._put(memoryview(len(header).to_bytes(8, "little") + header))
@@ -125,8 +135,20 @@ class ShardWriter:
         self._digest.update(data)
         while data and self._stream is not None:  # a raw write may take a part only
             data = data[self._stream.write(data) :]
+        if self._stream is not None and self._stream.tell() - self._flushed >= FLUSH:
+            self._flush(self._stream)
+
+    def _flush(self, stream: BinaryIO) -> None:
+        """Wait for the flush before this one, so that a slow disk holds the merge up and not the memory."""
+        if self._flushing is not None:
+            self._flushing.result()
+        self._flushing = self._flusher.submit(os.fdatasync, stream.fileno())
+        self._flushed = stream.tell()
 
     def _close(self) -> None:
+        if self._flushing is not None:
+            self._flushing.result()
+            self._flushing = None
         if self._stream is not None:
             size = self._stream.tell()
             self._stream.close()
