@@ -6,11 +6,10 @@ from statistics import fmean
 
 import yaml
 
+from optimizer.merging.card import source_name
 from optimizer.merging.recipe import Recipe
 from optimizer.reporting.report import Report
 from optimizer.search.evaluation import Share
-
-_REPOSITORY = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
 def model_card(report: Report, recipe: Recipe, name: str) -> str:
@@ -31,7 +30,7 @@ def model_card(report: Report, recipe: Recipe, name: str) -> str:
 
 def _front_matter(report: Report, recipe: Recipe, name: str) -> str:
     head = {
-        "base_model": [_source(recipe.base), *(_source(path) for path in recipe.models.values())],
+        "base_model": [source_name(str(recipe.base)), *(source_name(str(path)) for path in recipe.models.values())],
         "base_model_relation": "merge",
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -41,7 +40,7 @@ def _front_matter(report: Report, recipe: Recipe, name: str) -> str:
 
 
 def _introduction(report: Report, recipe: Recipe, name: str) -> str:
-    sources = _list([_source(recipe.base), *(_source(path) for path in recipe.models.values())])
+    sources = _list([source_name(str(recipe.base)), *(source_name(str(path)) for path in recipe.models.values())])
     return (
         f"# {_text(name)}\n\nMerged with Temper from {sources} by {_text(recipe.method)}: every tensor is the base's "
         "plus each model's difference to the base times a coefficient found by search "
@@ -82,7 +81,7 @@ def _recipe(report: Report, recipe: Recipe) -> str:
     winner = recipe.coefficients
     for model, values in zip(winner.models, winner.values, strict=True):
         numbers = [f"{fmean(values):.3f}", f"{min(values):.3f}", f"{max(values):.3f}"]
-        rows.append([_text(model), _text(_source(recipe.models[model])), *numbers])
+        rows.append([_text(model), _text(source_name(str(recipe.models[model]))), *numbers])
     return (
         f"## Recipe\n\nTask arithmetic with {len(winner.groups)} coefficients a model; all of them stand in "
         f"`recipe.yaml`. Chosen as {_text(report.winner.reason)}.\n\n" + _table(rows)
@@ -108,12 +107,6 @@ prompt = [{{"role": "user", "content": "…"}}]
 inputs = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True)
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=256)[0]))
 ```"""
-
-
-def _source(path: object) -> str:
-    """A hub's `owner/name` as it is; of a folder, its last part."""
-    given = str(path)
-    return given if _REPOSITORY.match(given) else given.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
