@@ -30,8 +30,8 @@ def merge_card(title: str, models: Sequence[str], methods: Sequence[str], recipe
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", recipe)), default=0))
     return (
         f"---\n{front}---\n\n# {title}\n\nMerged with Temper by {' and '.join(dict.fromkeys(methods))}. It has not "
-        f"been evaluated: what the models below were trained to do, refusals included, may be weaker here.\n\n{listed}\n\n"
-        f"## Recipe\n\n{fence}yaml\n{recipe.strip()}\n{fence}\n"
+        f"been evaluated: what the models below were trained to do, refusals included, may be weaker here.\n\n{listed}"
+        f"\n\n## Recipe\n\n{fence}yaml\n{recipe.strip()}\n{fence}\n"
     )
 
 
