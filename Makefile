@@ -3,6 +3,7 @@
 #   make setup   virtual environment with everything, vLLM for CPU included
 #   make demo    the main job end to end on a tiny pool of models trained here   (KEEP=1 leaves the server running)
 #   make test    every test, on real vLLM, SQLite, PostgreSQL and chromium
+#   make parity  the tests that compare merges with mergekit's; it is installed apart, into the user's cache folder
 #   make lint    ruff, import rules, mypy, hadolint
 #   make constraints   resolve requirements/constraints.txt anew
 
@@ -23,7 +24,10 @@ endif
 UV := $(BIN)/python -m uv
 RESOLVE := --override requirements/overrides.txt $(TORCH_BACKEND)
 
-.PHONY: setup demo test lint format constraints clean
+# mergekit, what merges are compared with. It pins other versions than Temper, so it has a place of its own.
+PEER := $(or $(TEMPER_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/temper)/peer
+
+.PHONY: setup demo test parity peer lint format constraints clean
 .DEFAULT_GOAL := help
 
 help:
@@ -45,6 +49,19 @@ demo: setup
 test: setup
 	@command -v chromium >/dev/null || .ci/install-chromium
 	$(BIN)/python -m pytest $(ARGS)
+
+parity: setup peer
+	$(BIN)/python -m pytest tests/parity $(ARGS)
+
+# Two that are asked for it at once take turns; what is there is kept.
+peer: | $(BIN)/uv
+	@mkdir -p $(PEER)
+	@$(if $(shell command -v flock),flock $(PEER).lock) $(MAKE) --no-print-directory $(PEER)/.installed PEER=$(PEER) BIN=$(BIN)
+
+$(PEER)/.installed: requirements/peer.txt
+	$(BIN)/python -m venv --clear --without-pip $(PEER)
+	$(UV) pip install --python $(PEER)/bin/python --quiet $(if $(WHEELS),,--torch-backend=cpu) -r requirements/peer.txt
+	@touch $@
 
 lint: setup
 	$(BIN)/ruff check .
