@@ -19,6 +19,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmarks import cache_folder
+
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS = 896, 4864, 14, 2
 HEAD = HIDDEN // HEADS
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -48,14 +50,10 @@ class Sizes:
         return f"{self.layers}-layers-{self.vocabulary}-tokens-{self.dtype}-{self.seed}"
 
 
+#: where they are kept unless told otherwise
+POOLS = cache_folder() / "benchmarks"
 #: 74 million numbers: for a look in between, or on a busy machine
 SMALL = Sizes(layers=4, vocabulary=16384)
-
-
-def cache_folder() -> Path:
-    """Where benchmarks keep what takes long to make."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "temper" / "benchmarks"
 
 
 def make(
@@ -158,7 +156,7 @@ def _draw(position: int, shape: tuple[int, ...], number: int, sizes: Sizes, *, a
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Random checkpoints of Qwen2.5-0.5B's shapes, kept in a folder.")
-    parser.add_argument("--folder", type=Path, default=cache_folder())
+    parser.add_argument("--folder", type=Path, default=POOLS)
     parser.add_argument("--models", type=int, default=3)
     for name, default in asdict(Sizes()).items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
