@@ -2,7 +2,8 @@
 
     python peer_driver.py JOBS RESULTS
 
-JOBS: JSON, a list of {"recipe": file, "out": folder, "seed": number or null}. RESULTS: JSON, {out: error or null}.
+JOBS: JSON, a list of {"recipe": file, "out": folder, "seed": number or null, "tokenizer": whether the
+models have one}. RESULTS: JSON, {out: error or null}.
 A recipe of several documents is a `mergekit-multi` one, whose unnamed document goes to "out".
 """
 
@@ -29,7 +30,7 @@ def merge(job: dict[str, Any]) -> None:
             standalone_mode=False,
         )
         return
-    options = MergeOptions(quiet=True, write_model_card=False, random_seed=job["seed"])
+    options = MergeOptions(quiet=True, write_model_card=False, random_seed=job["seed"], copy_tokenizer=job["tokenizer"])
     run_merge(MergeConfiguration.model_validate(documents[0]), str(out), options)
 
 
@@ -37,7 +38,7 @@ def attempt(job: dict[str, Any]) -> str | None:
     """None, or how mergekit failed."""
     try:
         merge(job)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  whatever it is, the other recipes go on
         traceback.print_exc()
         return f"{type(error).__name__}: {error}"
     return None
