@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from optimizer.errors import CheckpointError
-from optimizer.merging.checkpoint.source import DTYPES
+from optimizer.merging.checkpoint.source import DTYPES, StoredTensor
 from optimizer.merging.methods.base import Block, Look, Method, facts_of, matrix, merged, state_of
 from optimizer.merging.plan import Operand, Step
 
@@ -70,13 +70,15 @@ def merged_pieces(steps: Sequence[Step], crew: Crew | None = None) -> Generator[
 
 
 class _Workshop:
-    """Threads that compute, and threads that only wait for the facts of tensors to come."""
+    """Threads that compute, one that has the disk read ahead, and some that only wait for the facts of tensors to
+    come."""
 
     def __init__(self, crew: Crew) -> None:
         self._device = torch.device(crew.device)
         self._width = 2 * crew.size + 2
         self._hands = ThreadPoolExecutor(crew.size, "merge")
         self._clerks = ThreadPoolExecutor(AHEAD, "facts")
+        self._reader = ThreadPoolExecutor(1, "read")
         self._local = threading.local()
         self._span = BLOCK.get(self._device.type, BLOCK["cpu"])
 
@@ -84,6 +86,7 @@ class _Workshop:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._reader.shutdown(cancel_futures=True)
         self._clerks.shutdown(wait=False, cancel_futures=True)
         self._hands.shutdown(wait=False, cancel_futures=True)  # so that a waiting clerk sees its work cancelled
         self._clerks.shutdown()
@@ -96,6 +99,7 @@ class _Workshop:
 
         def refill() -> None:
             while len(ahead) < AHEAD and (step := next(coming, None)) is not None:
+                self._reader.submit(_prefetch, step)
                 ahead.append((step, self._prepared(step)))
 
         refill()
@@ -171,6 +175,12 @@ def row_spans(shape: tuple[int, ...], numbers: int = BLOCK["cpu"], whole: int = 
         return []
     height = max(1, numbers // columns) * whole
     return [(begin, min(begin + height, rows)) for begin in range(0, rows, height)]
+
+
+def _prefetch(step: Step) -> None:
+    for operand in step.operands:
+        if isinstance(operand.tensor, StoredTensor):
+            operand.tensor.prefetch()
 
 
 def _block(step: Step, begin: int, end: int, device: torch.device | None = None) -> Block:
