@@ -3,6 +3,8 @@
 import json
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,8 @@ def model_folder(folder: Path) -> Path:
     Raises:
         CheckpointError: there is no such folder.
     """
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing"
+    if not os.path.isdir(folder):
+        found = "a file" if os.path.exists(folder) else "nothing"
         raise CheckpointError(
             f"model folder {folder}: found {found}, expected a folder with config.json and safetensors files",
             mend="give the path of a checkpoint folder on this machine",
@@ -91,10 +93,27 @@ def read_json(file: Path, limit: int) -> dict[str, Any]:
     Raises:
         CheckpointError: too large, too deep, a duplicate key, or not a JSON object.
     """
-    size = file.stat().st_size
-    if size > limit:
-        raise CheckpointError(f"{file}: {size:,} bytes, at most {limit:,} are read", mend="this is no usual checkpoint")
-    return parse_json(file.read_bytes(), file)
+    with reading(file):
+        size = file.stat().st_size
+        if size > limit:
+            raise CheckpointError(
+                f"{file}: {size:,} bytes, at most {limit:,} are read", mend="this is no usual checkpoint"
+            )
+        raw = file.read_bytes()
+    return parse_json(raw, file)
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Turns what the system says about a file (no permission, a broken disk) into an error that names it.
+
+    Raises:
+        CheckpointError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{file}: {error.strerror or error}", mend="make the file readable") from None
 
 
 def _limit_depth(value: Any, file: Path) -> None:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.errors import CheckpointError
-from optimizer.merging.checkpoint.files import file_of, model_folder, parse_json, read_json
+from optimizer.merging.checkpoint.files import file_of, model_folder, parse_json, read_json, reading
 
 MAX_HEADER = 100_000_000
 MAX_INDEX = 64 << 20
 MAX_CONFIG = 2 << 20
 INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
 FETCH = "fetch or save the checkpoint again"
 
 #: bytes an element
@@ -90,10 +92,9 @@ def _shards(folder: Path) -> tuple[list[str], list[str]]:
     found = sorted(path.name for path in folder.glob("*.safetensors"))
     if "model.safetensors" in found:
         return ["model.safetensors"], []
-    if "adapter_model.safetensors" in found:
+    if ADAPTER in found:
         raise CheckpointError(
-            f"{folder}: a LoRA adapter found, expected a full checkpoint",
-            mend="merge the adapter into its base first (peft: merge_and_unload, save_pretrained)",
+            f"{folder}: a LoRA adapter found, expected a full checkpoint", mend=f"give it with its base: BASE+{folder}"
         )
     if len(found) == 1:
         return found, []
@@ -113,8 +114,8 @@ def read_header(file: Path, shown: Path | None = None) -> dict[str, TensorInfo]:
         CheckpointError: the file is not exactly what the format says, or names a tensor like a path.
     """
     shown = shown or file
-    size = file.stat().st_size
-    with file.open("rb") as stream:
+    with reading(shown), file.open("rb") as stream:
+        size = file.stat().st_size
         head = stream.read(8)
         length = int.from_bytes(head, "little")
         if len(head) < 8 or length < 2 or length > MAX_HEADER:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from optimizer.merging.checkpoint.files import reading
 from optimizer.merging.checkpoint.header import TensorInfo, language_config, read_config, read_headers
 from optimizer.merging.layout import without_tied_head
 from optimizer.merging.methods.base import matrix
@@ -50,15 +51,53 @@ class Reader(Protocol):
 
 
 class StoredTensor:
-    """A tensor that lies in a file as it is."""
+    """A tensor that lies in a file as it is, at `place` = (map of the file, position) if anywhere."""
 
-    def __init__(self, whole: Tensor) -> None:
+    def __init__(self, whole: Tensor, place: tuple[mmap.mmap, int] | None = None) -> None:
         self.shape = tuple(whole.shape)
         self.dtype = whole.dtype
         self._matrix = whole.reshape(matrix(self.shape))
+        self._place = place
 
     def rows(self, begin: int, end: int) -> Tensor:
         return self._matrix[begin:end]
+
+    def prefetch(self) -> None:
+        """Have the disk read the tensor into the page cache, soon; reading page by page would wait for each."""
+        if self._place is not None and self._matrix.numel():
+            file, position = self._place
+            aligned = position - position % mmap.PAGESIZE
+            file.madvise(mmap.MADV_WILLNEED, aligned, position + self._matrix.nbytes - aligned)
+
+
+class MappedFiles:
+    """Safetensors files, mapped when a tensor of theirs is first read."""
+
+    def __init__(self) -> None:
+        self._maps: dict[Path, mmap.mmap] = {}
+
+    def read(self, info: TensorInfo) -> Tensor:
+        """The tensor, on the CPU, in the file's dtype. A view of the mapped file: never write to it.
+
+        Raises:
+            CheckpointError: the file can no longer be read.
+        """
+        dtype = DTYPES[info.dtype]
+        if info.numel == 0:
+            return torch.empty(info.shape, dtype=dtype)
+        flat = torch.frombuffer(self._map(info.file), dtype=dtype, count=info.numel, offset=info.begin)
+        return flat.view(info.shape)
+
+    def tensor(self, info: TensorInfo) -> StoredTensor:
+        """The tensor, to be read by rows."""
+        return StoredTensor(self.read(info), (self._map(info.file), info.begin) if info.numel else None)
+
+    def _map(self, file: Path) -> mmap.mmap:
+        if file not in self._maps:
+            with reading(file), file.open("rb") as stream:
+                # private copy-on-write: torch warns about read-only memory, and a stray write never reaches the disk
+                self._maps[file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+        return self._maps[file]
 
 
 class Checkpoint:
@@ -74,24 +113,12 @@ class Checkpoint:
         self.folder = folder
         self.config = read_config(folder)
         self.infos: dict[str, TensorInfo] = without_tied_head(read_headers(folder), language_config(self.config))
-        self._maps: dict[Path, mmap.mmap] = {}
+        self._files = MappedFiles()
 
     def read(self, name: str) -> Tensor:
         """The tensor, on the CPU, in the file's dtype. A view of the mapped file: never write to it."""
-        info = self.infos[name]
-        dtype = DTYPES[info.dtype]
-        if info.numel == 0:
-            return torch.empty(info.shape, dtype=dtype)
-        flat = torch.frombuffer(self._map(info.file), dtype=dtype, count=info.numel, offset=info.begin)
-        return flat.view(info.shape)
+        return self._files.read(self.infos[name])
 
     def tensor(self, name: str) -> TensorSource:
         """The tensor, to be read by rows."""
-        return StoredTensor(self.read(name))
-
-    def _map(self, file: Path) -> mmap.mmap:
-        if file not in self._maps:
-            with file.open("rb") as stream:
-                # private copy-on-write: torch warns about read-only memory, and a stray write never reaches the disk
-                self._maps[file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
-        return self._maps[file]
+        return self._files.tensor(self.infos[name])
