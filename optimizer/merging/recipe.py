@@ -53,11 +53,16 @@ class ExportSettings(Section):
     shard_size: Annotated[str, Field(pattern=r"^\d+(\.\d+)?\s*(KB|MB|GB)$")] = "5GB"
 
 
+#: as the only group of coefficients: all tensors
+EVERYWHERE = "*"
+
+
 @dataclass(frozen=True)
 class Coefficients:
     """λ of every model in every group of tensors: `values[model][group]`.
 
-    A group is a layer's component, named "layers.3.attention", "embedding", "head", …; `groups` is in depth order.
+    A group is a layer's component, named "layers.3.attention", "embedding", "head", …; `groups` is in depth order, or
+    EVERYWHERE alone.
     """
 
     models: tuple[str, ...]
@@ -76,8 +81,8 @@ class Recipe:
     """A merge of `models` onto `base` with the merge method `method`.
 
     `coefficients` are what the method is driven by: the weight λ of every model in every group of tensors (or t, of
-    methods that have one). `parameters` are its other parameters ("density"), the same for all models and tensors.
-    `seed` decides the random masks of the methods that draw some.
+    methods that have one). `parameters` are its other parameters ("density"): a number for all models, or one for each
+    by name. `seed` decides the random masks of the methods that draw some.
     """
 
     base: Path
@@ -85,7 +90,7 @@ class Recipe:
     method: str
     coefficients: Coefficients
     dtype: str = "auto"
-    parameters: Mapping[str, float] = field(default_factory=dict)
+    parameters: Mapping[str, float | Mapping[str, float]] = field(default_factory=dict)
     seed: int = 0
 
 
@@ -97,6 +102,10 @@ def check_coefficients(recipe: Recipe, groups: Sequence[str]) -> dict[str, tuple
     """
     own = recipe.coefficients
     _same_names("models", "coefficients", own.models, "the recipe", tuple(recipe.models))
+    if own.groups == (EVERYWHERE,):
+        own = Coefficients.constant(
+            own.models, groups, {m: row[0] for m, row in zip(own.models, own.values, strict=True)}
+        )
     _same_names("groups", "coefficients", own.groups, "the base", groups)
     if len(own.values) != len(own.models) or any(len(row) != len(own.groups) for row in own.values):
         raise RecipeError(f"coefficients: expected {len(own.models)} rows of {len(own.groups)} numbers")
@@ -124,9 +133,19 @@ def check_parameters(recipe: Recipe, method: "Method") -> tuple[dict[str, float]
                 f"parameters: {method.name} has no parameter {name!r}, it has {', '.join(known) or 'none'}",
                 mend=f"did you mean {near[0]!r}?" if near else None,
             )
-    values = {row.name: check_value(row, recipe.parameters.get(row.name), method.name) for row in known.values()}
-    shared = {name: value for name, value in values.items() if not known[name].per_model}
-    each = {name: (value,) * len(recipe.models) for name, value in values.items() if known[name].per_model}
+    shared: dict[str, float] = {}
+    each: dict[str, tuple[float, ...]] = {}
+    for name, row in known.items():
+        given = recipe.parameters.get(name)
+        if isinstance(given, Mapping):
+            if not row.per_model:
+                raise RecipeError(f"parameters.{name}: values by model found, {method.name} has one for all models")
+            _same_names("models", f"parameters.{name}", tuple(given), "the recipe", tuple(recipe.models))
+            each[name] = tuple(check_value(row, given[model], f"{method.name}: {model}") for model in recipe.models)
+        elif row.per_model:
+            each[name] = (check_value(row, given, method.name),) * len(recipe.models)
+        else:
+            shared[name] = check_value(row, given, method.name)
     return shared, each
 
 
@@ -153,10 +172,13 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
         "base": str(recipe.base),
         "models": {name: str(folder) for name, folder in recipe.models.items()},
         "dtype": recipe.dtype,
-        "parameters": dict(recipe.parameters),
+        "parameters": {
+            name: dict(value) if isinstance(value, Mapping) else value for name, value in recipe.parameters.items()
+        },
         "seed": recipe.seed,
         "coefficients": {
-            model: dict(zip(own.groups, row, strict=True)) for model, row in zip(own.models, own.values, strict=True)
+            model: row[0] if own.groups == (EVERYWHERE,) else dict(zip(own.groups, row, strict=True))
+            for model, row in zip(own.models, own.values, strict=True)
         },
     }
 
@@ -181,7 +203,10 @@ def recipe_from_dict(value: object, origin: str = "recipe") -> Recipe:
         for name, path in _mapping(fields["models"], f"{origin}: models").items()
     }
     table = _mapping(fields["coefficients"], f"{origin}: coefficients")
-    rows = {model: _mapping(row, f"{origin}: coefficients.{model}") for model, row in table.items()}
+    rows = {
+        model: _mapping(row if isinstance(row, dict) else {EVERYWHERE: row}, f"{origin}: coefficients.{model}")
+        for model, row in table.items()
+    }
     groups = tuple(next(iter(rows.values()), {}))
     for model, row in rows.items():
         _same_names("groups", f"{origin}: coefficients.{model}", tuple(row), "the first model", groups)
@@ -195,8 +220,8 @@ def recipe_from_dict(value: object, origin: str = "recipe") -> Recipe:
         coefficients=Coefficients(tuple(rows), groups, values),
         dtype=_text(fields.get("dtype", "auto"), f"{origin}: dtype"),
         parameters={
-            name: _number(number, f"{origin}: parameters.{name}")
-            for name, number in _mapping(fields.get("parameters", {}), f"{origin}: parameters").items()
+            name: _parameter(value, f"{origin}: parameters.{name}")
+            for name, value in _mapping(fields.get("parameters", {}), f"{origin}: parameters").items()
         },
         seed=int(_number(fields.get("seed", 0), f"{origin}: seed")),
     )
@@ -275,6 +300,12 @@ def _mapping(value: object, where: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise RecipeError(f"{where}: {type(value).__name__} found, expected names with values")
     return value
+
+
+def _parameter(value: object, where: str) -> float | dict[str, float]:
+    if isinstance(value, dict):
+        return {model: _number(number, f"{where}.{model}") for model, number in _mapping(value, where).items()}
+    return float(value) if isinstance(value, bool) else _number(value, where)
 
 
 def _text(value: object, where: str) -> str:

@@ -7,10 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.errors import RecipeError
+from optimizer.merging.methods.registry import find_method
 from optimizer.merging.recipe import (
+    EVERYWHERE,
     Coefficients,
     Recipe,
     check_coefficients,
+    check_parameters,
     recipe_from_json,
     recipe_from_yaml,
     recipe_to_json,
@@ -33,6 +36,45 @@ def test_round_trip(rows: list[tuple[float, ...]]) -> None:
     whole = recipe(tuple(rows))
     assert recipe_from_json(recipe_to_json(whole)) == whole
     assert recipe_from_yaml(recipe_to_yaml(whole)) == whole
+
+
+def test_one_number_for_all_groups_and_parameters_by_model() -> None:
+    text = """
+method: ties
+base: /models/base
+models: {a: /models/a, b: /models/b}
+coefficients: {a: 0.5, b: 1}
+parameters: {density: {a: 0.2, b: 0.3}, normalize: true}
+seed: 7
+"""
+    whole = recipe_from_yaml(text)
+    assert check_coefficients(whole, GROUPS) == dict.fromkeys(GROUPS, (0.5, 1.0))
+    shared, each = check_parameters(whole, find_method("ties"))
+    assert each == {"density": (0.2, 0.3)}
+    assert shared["normalize"] == 1
+    assert whole.seed == 7
+    assert recipe_from_yaml(recipe_to_yaml(whole)) == whole
+    assert recipe_from_json(recipe_to_json(whole)) == whole
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"densty": 0.5}, ["densty", "did you mean 'density'"]),
+        ({"density": 1.5}, ["density is 1.5", "0 … 1"]),
+        ({"density": {"a": 0.5}}, ["parameters.density", "b missing"]),
+        ({"density": {"a": 0.5, "b": 0.5, "c": 1}}, ["c found"]),
+        ({"lambda": {"a": 0.5, "b": 0.5}}, ["lambda", "one for all models"]),
+        ({"lambda": float("nan")}, ["lambda is nan"]),
+    ],
+)
+def test_parameters_that_do_not_fit(parameters: dict[str, float | dict[str, float]], words: list[str]) -> None:
+    models = {"a": Path("/models/a"), "b": Path("/models/b")}
+    everywhere = Coefficients.constant(("a", "b"), (EVERYWHERE,), {})
+    whole = Recipe(Path("/models/base"), models, "ties", everywhere, parameters=parameters)
+    with pytest.raises(RecipeError) as caught:
+        check_parameters(whole, find_method("ties"))
+    assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
 GOOD = recipe_to_yaml(recipe())
