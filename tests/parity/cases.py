@@ -97,7 +97,7 @@ def arithmetic() -> Iterator[Case]:
     yield Case("weight of all", write("task_arithmetic", AB, **BASE, parameters={"weight": UNEVEN}))
     listed = {"a": {"weight": 0.5}, "base": {"weight": 3.0}, "b": {"weight": 0.2}}
     yield Case("base among the models", write("task_arithmetic", listed, **BASE))
-    for pool in ("llama-tied", "qwen2", "qwen3", "mistral", "gemma2", "phi3", "olmo2", "gpt-neox"):
+    for pool in ("llama-tied", "qwen2", "qwen3", "mistral", "gemma2", "phi3", "olmo2"):
         yield Case(f"family {pool}", write("task_arithmetic", weighted(FILTERED, UNEVEN, 0.3), **BASE), pool)
 
 
@@ -109,7 +109,7 @@ def sparse() -> Iterator[Case]:
     yield Case("ties int8_mask", write("ties", plain, **BASE, parameters={"int8_mask": True}))
     yield Case("ties of one", write("ties", weighted(0.6, density=0.2), **BASE))
     yield Case("ties gradients", write("ties", weighted(0.6, UNEVEN, density=[0.9, 0.2]), **BASE))
-    for pool in ("qwen2", "llama-tied", "gemma2", "gpt-neox"):
+    for pool in ("qwen2", "llama-tied", "gemma2"):
         yield Case(f"ties filters {pool}", write("ties", weighted(FILTERED, 0.4, density=UNEVEN), **BASE), pool)
     for method in ("breadcrumbs", "breadcrumbs_ties"):
         for density, gamma in ((0.5, 0.01), (0.7, 0.2), (0.9, 0.3), (1.0, 0.1), (0.0, 0.1)):

@@ -2,8 +2,8 @@
 
     python peer_driver.py JOBS RESULTS
 
-JOBS: JSON, a list of {"recipe": file, "out": folder, "seed": number or null, "tokenizer": whether the
-models have one}. RESULTS: JSON, {out: error or null}.
+JOBS: JSON, a list of {"name": text, "recipe": file, "out": folder, "seed": number or null, "tokenizer": whether the
+models have one}. RESULTS: JSON, {name: error or null}.
 A recipe of several documents is a `mergekit-multi` one, whose unnamed document goes to "out".
 """
 
@@ -47,5 +47,5 @@ def attempt(job: dict[str, Any]) -> str | None:
 if __name__ == "__main__":
     jobs, results = sys.argv[1:]
     torch.set_num_threads(1)
-    errors = {job["out"]: attempt(job) for job in json.loads(Path(jobs).read_text())}
+    errors = {job["name"]: attempt(job) for job in json.loads(Path(jobs).read_text())}
     Path(results).write_text(json.dumps(errors))

@@ -50,7 +50,7 @@ def heads(folder: Path) -> None:
 def depths(folder: Path) -> None:
     """Models of four and six layers."""
     for seed, (name, layers) in enumerate({"base": 4, "a": 4, "b": 6}.items()):
-        make_model(folder / name, seed, "qwen2", num_hidden_layers=layers)
+        make_model(folder / name, seed, "llama", num_hidden_layers=layers)
 
 
 def vocabularies(folder: Path, family: str) -> None:
@@ -95,7 +95,6 @@ POOLS: Mapping[str, Callable[[Path], None]] = {
     "gemma2": lambda folder: independent(folder, "gemma2"),
     "phi3": lambda folder: independent(folder, "phi3"),
     "olmo2": lambda folder: independent(folder, "olmo2"),
-    "gpt-neox": lambda folder: independent(folder, "gpt-neox"),
     "mixtral": lambda folder: independent(folder, "mixtral"),
     "mixed": mixed,
     "heads": heads,
