@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 from optimizer.errors import PoolError, RecipeError
 from optimizer.merging.checkpoint.header import DTYPE_SIZES, FLOATS
+from optimizer.merging.checkpoint.models import open_model
 from optimizer.merging.checkpoint.sink import TensorPlan
-from optimizer.merging.checkpoint.source import Checkpoint, Reader, TensorSource
+from optimizer.merging.checkpoint.source import Reader, TensorSource
 from optimizer.merging.companions import companions_of
 from optimizer.merging.layout import Layout
 from optimizer.merging.methods.base import Base, Case, Method
@@ -48,13 +49,14 @@ class Plan:
 
     `steps` are in the order of writing. `config` is the content of config.json, the dtype not yet set. `companions`
     are the other files of the result, by name: a file to copy, or content. `models` are the folders that are read, by
-    name, the base first.
+    name, the base first. `warnings` are for the person who asked for the merge.
     """
 
     steps: tuple[Step, ...]
     config: Mapping[str, Any]
     companions: Mapping[str, Path | bytes]
     models: Mapping[str, Path]
+    warnings: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -80,8 +82,8 @@ def make_plan(recipe: Recipe) -> Plan:
     check_count(method, len(recipe.models))
     if recipe.dtype != "auto" and recipe.dtype not in DTYPE_OF:
         raise RecipeError(f"dtype {recipe.dtype!r} found, expected auto, {', '.join(DTYPE_OF)}")
-    base = Checkpoint(recipe.base)
-    experts: dict[str, Reader] = {name: Checkpoint(folder) for name, folder in recipe.models.items()}
+    base = _open(recipe.base)
+    experts = {name: _open(path) for name, path in recipe.models.items()}
     layout = Layout.of(base.infos)
     _same_tensors(base, experts, layout)
     columns = check_coefficients(recipe, layout.groups)
@@ -93,16 +95,21 @@ def make_plan(recipe: Recipe) -> Plan:
         if group is None:
             steps.append(Step(TensorPlan(name, info.dtype, info.shape), own))
             continue
-        case = _case(name, info.shape, recipe, method, shared, each, columns[group])
+        case = make_case(name, info.shape, recipe, method, shared, each, columns[group])
         dtype = info.dtype if recipe.dtype == "auto" else DTYPE_OF[recipe.dtype]
         models = tuple(Operand(model, reader.tensor(name)) for model, reader in experts.items())
         steps.append(Step(TensorPlan(name, dtype, info.shape), own, models, method, case))
     return Plan(
         in_writing_order(steps),
         {key: value for key, value in base.config.items() if key != "_name_or_path"},
-        companions_of(recipe.base, tuple(recipe.models.values())),
-        {"base": recipe.base, **recipe.models},
+        companions_of(base.folder, tuple(expert.folder for expert in experts.values())),
+        {"base": base.folder, **{name: expert.folder for name, expert in experts.items()}},
     )
+
+
+def _open(path: Path) -> Reader:
+    """A folder, whatever characters its name has, or a reference such as `organisation/name@revision+adapter`."""
+    return open_model(path if path.is_dir() else str(path))
 
 
 def check_count(method: Method, count: int) -> None:
@@ -114,7 +121,7 @@ def check_count(method: Method, count: int) -> None:
         raise RecipeError(f"{method.name} of {count} models found, it takes {wanted}{beside}")
 
 
-def _case(
+def make_case(
     name: str,
     shape: tuple[int, ...],
     recipe: Recipe,
@@ -123,7 +130,8 @@ def _case(
     each: Mapping[str, tuple[float, ...]],
     column: tuple[float, ...],
 ) -> Case:
-    """`column`: the coefficient of every model in the tensor's group."""
+    """The case of one tensor. `shared`, `each`: what `check_parameters` returned; `column`: the coefficient of every
+    model in the tensor's group."""
     own = method.parameter(method.coefficient)
     if own is not None and own.per_model:
         each = {**each, own.name: column}
