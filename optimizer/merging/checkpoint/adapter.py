@@ -144,15 +144,15 @@ class Adapter:
         names = _Names(self, infos)
         patches: dict[str, Patch] = {}
         for name, info in self.wholes.items():
-            if (own := names.find(name)) is not None:
-                patches[own] = Patch(whole=info)
+            if not names.writes_out(name):
+                patches[names.find(name)] = Patch(whole=info)
         sideways = self._stored_sideways(names)
         for module, parts in self.modules.items():
-            own = names.need(f"{module}.weight")
+            own = names.find(f"{module}.weight")
             current = patches.get(own, Patch())
             patches[own] = self._low_rank(own, module, parts, current, infos[own], sideways)
             if (shift := parts.get("lora_B.bias")) is not None:
-                bias = names.need(f"{module}.bias")
+                bias = names.find(f"{module}.bias")
                 scale = self.scale(module, parts["lora_A"].shape[0])
                 patches[bias] = replace(patches.get(bias, Patch()), shift=shift, scale=scale)
         return _resized(self, infos, config, patches)
@@ -164,10 +164,11 @@ class Adapter:
     def _stored_sideways(self, names: "_Names") -> bool:
         """The base stores its layers as [in, out]: seen from one whose sides differ, else told by the settings."""
         for module, parts in self.modules.items():
-            if (own := names.find(f"{module}.weight")) is not None and {"lora_A", "lora_B"} <= parts.keys():
+            if {"lora_A", "lora_B"} <= parts.keys():
                 out, into = parts["lora_B"].shape[:1], parts["lora_A"].shape[1:]
-                if out != into and names.infos[own].shape in (out + into, into + out):
-                    return names.infos[own].shape == into + out
+                shape = names.infos[names.find(f"{module}.weight")].shape
+                if out != into and shape in (out + into, into + out):
+                    return shape == into + out
         return bool(self.settings.get("fan_in_fan_out"))
 
     def _low_rank(
@@ -215,29 +216,27 @@ class _Names:
         for name in infos:
             self._framed.setdefault(_unframed(name), []).append(name)
 
-    def find(self, name: str) -> str | None:
-        """The tensor's own name; None for a head that is only the tied embedding written out."""
+    def find(self, name: str) -> str:
+        """The tensor's own name."""
         if name in self.infos:
             return name
         found = self._framed.get(_unframed(name), [])
         if len(found) == 1:
             return found[0]
-        adapter = self._adapter
         if "lm_head" in name and not found:
-            saved = adapter.settings.get("modules_to_save") or ()
-            if name in adapter.wholes and not any("lm_head" in str(module) for module in saved):
-                return None
-            raise adapter.fault(f"it trains {name}, a head of its own; the base has none or ties it to its embedding")
-        raise adapter.fault(
+            raise self._adapter.fault(
+                f"it trains {name}, a head of its own; the base has none or ties it to its embedding"
+            )
+        raise self._adapter.fault(
             f"{name} belongs to {'more than one tensor' if found else 'no tensor'} of the base",
             mend="name the base that the adapter was trained on, or " + MERGE,
         )
 
-    def need(self, name: str) -> str:
-        """The tensor's own name."""
-        if (found := self.find(name)) is None:
-            raise self._adapter.fault(f"{name} belongs to no tensor of the base")
-        return found
+    def writes_out(self, name: str) -> bool:
+        """A whole head, though nobody trained one: the tied embedding, written out a second time."""
+        trained = self._adapter.settings.get("modules_to_save") or ()
+        headless = "lm_head" in name and _unframed(name) not in self._framed
+        return headless and not any("lm_head" in str(module) for module in trained)
 
 
 def _check_settings(settings: Mapping[str, Any], file: Path) -> None:
