@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,6 +19,10 @@ class Case:
     recipe: str
     pool: str = "llama"
     ulps: int = 0
+
+    def text(self, pool: Path) -> str:
+        """The recipe for models that lie in `pool`."""
+        return self.recipe.replace("POOL", str(pool))
 
 
 def write(method: str, models: Mapping[str, Mapping[str, Any]], **rest: Any) -> str:

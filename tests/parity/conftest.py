@@ -26,7 +26,7 @@ class Bench:
 
     def text(self, case: Case) -> str:
         """The recipe with the folders of its pool."""
-        return case.recipe.replace("POOL", str(self.pool(case)))
+        return case.text(self.pool(case))
 
     def pool(self, case: Case) -> Path:
         """The folder of the case's models."""

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from optimizer.merging.mergekit.parse import read_mergekit
 from optimizer.merging.mergekit.plan import plan_mergekit
 
 from optimizer.merging.merge import write_plan
+from optimizer.merging.mergekit.parse import read_mergekit
 
 
 def merge(text: str, out: Path) -> Path:

@@ -107,5 +107,5 @@ def middling(where: Tensor, *changes: Tensor) -> Tensor:
     columns = where.shape[1]
     for change in changes:
         rank = change.abs().argsort(dim=1).argsort(dim=1)
-        where = where & ((rank - (columns - 1) / 2).abs() <= columns * 0.02)
+        where = where & ((rank - (columns - 1) / 2).abs() <= columns * 0.1)
     return where
