@@ -21,10 +21,9 @@ from optimizer.merging.checkpoint.source import DTYPES, StoredTensor
 from optimizer.merging.methods.base import Block, Look, Method, facts_of, matrix, merged, state_of
 from optimizer.merging.plan import Operand, Step
 
-#: numbers of a tensor handled at a time. On a CPU the temporaries of a block stay in the processor's cache, and torch
-#: works on so few with one thread, which spares waiting for the others (on a busy machine, blocks twice as long took
-#: 50 times the time)
-BLOCK = {"cpu": 1 << 15, "cuda": 1 << 22}
+#: numbers of a tensor handled at a time: so few that the temporaries of a block stay in the processor's cache, so many
+#: that Python's part of an operation vanishes
+BLOCK = {"cpu": 1 << 17, "cuda": 1 << 22}
 #: numbers of a tensor that one task of a thread covers: long enough to make the task's own cost vanish
 PIECE = 1 << 20
 #: tensors whose facts are found ahead of the one that is written
@@ -83,6 +82,9 @@ class _Workshop:
         self._span = BLOCK.get(self._device.type, BLOCK["cpu"])
 
     def __enter__(self) -> "_Workshop":
+        # each thread works alone: on blocks this small torch's own threads would mostly wait for each other
+        self._threads = torch.get_num_threads()
+        torch.set_num_threads(1)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -91,6 +93,7 @@ class _Workshop:
         self._hands.shutdown(wait=False, cancel_futures=True)  # so that a waiting clerk sees its work cancelled
         self._clerks.shutdown()
         self._hands.shutdown()
+        torch.set_num_threads(self._threads)
 
     def run(self, steps: Sequence[Step]) -> Iterator[tuple[Step, Tensor]]:
         coming = iter(steps)
