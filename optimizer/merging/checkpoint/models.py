@@ -19,8 +19,8 @@ UNWANTED = ("*/*", "consolidated*", "training_args*", "optimizer*", "trainer_sta
 
 _PART = r"([^@+]+)(?:@([^@+]+))?"
 _WHOLE = re.compile(rf"{_PART}(?:\+{_PART})?")
-_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}")
-_REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,199}")
+_ID = re.compile(r"(?:[A-Za-z0-9][\w.-]{0,95}/)?[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+_REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,199}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
