@@ -6,6 +6,7 @@ Task arithmetic is θ = θ_b + Σ_t λ_t (θ_t − θ_b) (Ilharco et al., arXiv 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from optimizer.merging.methods.base import Block, Case, Method, Parameter, block_dtype
@@ -28,12 +29,13 @@ def affine_sum(block: Block, weights: Sequence[float]) -> Tensor:
     shares = [1.0 - sum(weights), *weights]
     rows = [block.root, *block.models]
     first, *others = sorted((i for i, share in enumerate(shares) if share != 0.0), key=lambda i: -shares[i])
-    total = rows[first].to(dtype, copy=True)
+    total = rows[first].to(dtype)
     seen = shares[first]
     for i in others:
         seen += shares[i]
-        total.lerp_(rows[i].to(dtype), shares[i] / seen)
-    return total
+        step, weight = rows[i].to(dtype), shares[i] / seen
+        total = torch.lerp(total, step, weight) if total is rows[first] else total.lerp_(step, weight)
+    return total.clone() if total is rows[first] else total  # never what may be a view of a file
 
 
 def task_vectors(block: Block) -> list[Tensor]:
