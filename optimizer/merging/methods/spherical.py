@@ -32,7 +32,7 @@ from optimizer.merging.methods.gram import (
 STRAIGHT = 0.9995
 #: sin² up to which float32 cannot tell two directions apart
 SAME = 2.0**-24
-#: length up to which the directions of multislerp cancel each other out, relative to the weights: float32 sees no more
+#: length of a mean direction, relative to the weights, up to which it is rounding error in float32
 CANCELLED = 1e-7
 
 
@@ -102,7 +102,8 @@ def _multislerp_shares(case: Case, facts: Tensor) -> tuple[float, ...]:
     """(Σ w_i ‖x_i‖) · Σ w_i u_i / ‖Σ w_i u_i‖ with u_i = x_i / ‖x_i‖, as shares of the x_i.
 
     The step from the mean direction in its tangent space is Σ w_i (u_i − ⟨u_i, m⟩ m) = 0, as m is the direction of
-    Σ w_i u_i; what is left of it is cos(eps), the length that mergekit guards its division with.
+    Σ w_i u_i; what is left of it is cos(eps), the length that mergekit guards its division with. Where the directions
+    cancel each other out there is none to follow: the result is Σ w_i x_i.
     """
     eps = case.shared["eps"]
     weight = torch.tensor(case.each["weight"], dtype=torch.float64)
@@ -121,13 +122,7 @@ def _multislerp_shares(case: Case, facts: Tensor) -> tuple[float, ...]:
     share = weight / (norms + eps)
     mean = float((share @ facts[..., 0] @ share).clamp(min=0).sqrt())
     if mean < max(eps, CANCELLED * float(weight.abs().sum())):
-        if len(case.models) == 2:
-            return tuple(weight.tolist())
-        raise RecipeError(
-            f"tensor {case.tensor}: multislerp of {', '.join(case.models)} with weights {case.each['weight']}: their "
-            "directions cancel each other out, nothing is left to scale",
-            mend="change the weights, or leave a model out",
-        )
+        return tuple(weight.tolist())
     return tuple((share * (weight @ norms) / mean * math.cos(eps)).tolist())
 
 
