@@ -4,6 +4,7 @@ import hashlib
 import os
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -152,7 +153,7 @@ def _arithmetic(plan: Plan, crew: Crew) -> float:
 
 
 def _seconds_a_number(step: Step) -> float:
-    """Of one thread, on random numbers in the shape of the step's tensor, as far as they fit into the sample."""
+    """Of one thread, on random numbers as wide as the step's tensor, as far as they fit into the sample."""
     assert step.case is not None
     rows, columns = matrix(step.tensor.shape)
     columns = max(1, min(columns, _WIDEST_SAMPLE))
@@ -171,7 +172,12 @@ def _seconds_a_number(step: Step) -> float:
         base=None if step.base is None else like(step.base),
         models=tuple(like(model) for model in step.models),
     )
-    return min(_timed(lambda: list(merged_spans(sample))) for _ in range(_REPEATS)) / (rows * columns)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return min(_timed(lambda: deque(merged_spans(sample), 0)) for _ in range(_REPEATS)) / (rows * columns)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _seconds_to_hash() -> float:
