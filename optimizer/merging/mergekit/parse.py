@@ -77,6 +77,7 @@ def _recipe(document: Cursor) -> MergekitRecipe:
         fields["chat_template"].word() if "chat_template" in fields else None,
         fields["name"].word() if "name" in fields else None,
         document.line,
+        document.origin,
     )
 
 

@@ -119,6 +119,7 @@ class MergekitRecipe:
     chat_template: str | None = None
     name: str | None = None
     line: int = field(default=0, compare=False)
+    origin: str = field(default="recipe", compare=False)
 
     @property
     def parts(self) -> Sequence[Module]:
@@ -127,8 +128,14 @@ class MergekitRecipe:
 
     @property
     def references(self) -> tuple[ModelReference, ...]:
-        """Every model that is named, once each: the base first, then in order of appearance."""
+        """Every model whose weights are read, once each: the base first, then in order of appearance."""
         return tuple(dict.fromkeys(self._named()))
+
+    @property
+    def tokenizer_model(self) -> ModelReference | None:
+        """The model that the tokenizer is taken from, where one is named."""
+        source = self.tokenizer_source if self.tokenizer is None else self.tokenizer.source
+        return source if isinstance(source, ModelReference) else None
 
     def _named(self) -> Iterator[ModelReference]:
         if self.base_model is not None:
@@ -138,12 +145,11 @@ class MergekitRecipe:
             for piece in part.slices:
                 yield from () if piece.base_model is None else (piece.base_model,)
                 yield from (source.model for source in piece.sources)
-        block = self.tokenizer or TokenizerBlock("base")
-        for found in (self.tokenizer_source, block.source, *(rule.source for rule in block.tokens.values())):
-            if isinstance(found, ModelReference):
-                yield found
-            elif isinstance(found, TokenOf):
-                yield found.model
+        for rule in () if self.tokenizer is None else self.tokenizer.tokens.values():
+            if isinstance(rule.source, ModelReference):
+                yield rule.source
+            elif isinstance(rule.source, TokenOf):
+                yield rule.source.model
 
 
 def evaluate(setting: Setting, tensor: str, t: float, *, steps: bool = False) -> float | None:
