@@ -25,6 +25,9 @@ SMALL: Mapping[str, Any] = {
     "pad_token_id": 1,
 }
 GROUPED = {**SMALL, "num_key_value_heads": 2}
+EXPERTS = {"num_experts": 3, "num_experts_per_tok": 2}
+#: what the same settings were called in GPT-2's days
+OLD = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 1}
 
 #: family → (config class, settings)
 FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
@@ -34,18 +37,47 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("Qwen3Config", {**GROUPED, "head_dim": 8, "tie_word_embeddings": True}),
     "mistral": ("MistralConfig", {**GROUPED}),
     "gemma2": ("Gemma2Config", {**GROUPED, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 32}),
+    "gemma3": ("Gemma3TextConfig", {**GROUPED, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 32}),
     "phi3": ("Phi3Config", {**GROUPED}),
     "olmo2": ("Olmo2Config", {**GROUPED}),
     "gpt-neox": ("GPTNeoXConfig", {**SMALL}),
     "mixtral": ("MixtralConfig", {**GROUPED, "num_local_experts": 3, "num_experts_per_tok": 2}),
+    "qwen3-moe": ("Qwen3MoeConfig", {**GROUPED, "head_dim": 8, "moe_intermediate_size": 16, **EXPERTS}),
 }
+#: built otherwise, or named oddly: what of their layout can be told is told
+ODD: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("GPT2Config", {**OLD, "n_positions": 64}),
+    "gpt-j": ("GPTJConfig", {**OLD, "n_positions": 64, "rotary_dim": 4}),
+    "gpt-bigcode": ("GPTBigCodeConfig", {**OLD, "n_positions": 64}),
+    "falcon": ("FalconConfig", {**SMALL}),
+    "bloom": ("BloomConfig", {"vocab_size": VOCABULARY, "hidden_size": 32, "n_layer": 2, "n_head": 4}),
+    "opt": ("OPTConfig", {**SMALL, "ffn_dim": 48, "word_embed_proj_dim": 16}),
+    "mpt": ("MptConfig", {"vocab_size": VOCABULARY, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64}),
+    "phi": ("PhiConfig", {**SMALL}),
+    "cohere": ("CohereConfig", {**GROUPED}),
+    "starcoder2": ("Starcoder2Config", {**GROUPED}),
+    "gpt-oss": ("GptOssConfig", {**GROUPED, "head_dim": 8, "num_local_experts": 3, "num_experts_per_tok": 2}),
+    "mamba": ("MambaConfig", {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}),
+    "rwkv": ("RwkvConfig", {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2}),
+    "gemma3 with eyes": (
+        "Gemma3Config",
+        {
+            "text_config": {**GROUPED, "head_dim": 8, "query_pre_attn_scalar": 8},
+            "vision_config": {
+                "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+                "image_size": 28, "patch_size": 14,
+            },
+            "mm_tokens_per_image": 4,
+        },
+    ),
+}  # fmt: skip
 
 
 def make_model(
     folder: Path, seed: int, family: str = "qwen2", dtype: torch.dtype = torch.float32, **changes: Any
 ) -> Path:
     """Save a model of the family with weights drawn from `seed`; vectors (norms, biases) are random too."""
-    name, settings = FAMILIES[family]
+    name, settings = {**FAMILIES, **ODD}[family]
     config = getattr(transformers, name)(**{**settings, **changes})
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
