@@ -5,18 +5,21 @@ from pathlib import Path
 
 from optimizer.errors import CheckpointError
 from optimizer.merging.checkpoint.compatibility import template_folder
-from optimizer.merging.checkpoint.files import MAX_TOKENIZER, file_of
+from optimizer.merging.checkpoint.files import MAX_TOKENIZER, file_of, read_json
+from optimizer.merging.checkpoint.header import refuse_code
 
 #: files that make up a tokenizer, of all kinds that transformers reads
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+TEMPLATE = "chat_template.jinja"
 TOKENIZER = (
     *VOCABULARIES,
     "merges.txt",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "chat_template.jinja",
+    TEMPLATE,
 )
+GENERATION = "generation_config.json"
 
 
 def companions_of(base: Path, models: Sequence[Path]) -> Mapping[str, Path | bytes]:
@@ -25,16 +28,37 @@ def companions_of(base: Path, models: Sequence[Path]) -> Mapping[str, Path | byt
     They are the base's; where the base was never taught to chat, those of the first model with a chat template.
 
     Raises:
-        CheckpointError: an unsafe or oversized file.
+        CheckpointError: an unsafe or oversized file, or one that asks for code of its own.
     """
+    owner = template_folder(base, models)
+    generation = owner if file_of(owner, GENERATION) else base
+    return {**tokenizer_files(tokenizer_folder(base, models)), **_files(generation, (GENERATION,))}
+
+
+def tokenizer_folder(base: Path, models: Sequence[Path]) -> Path | None:
+    """Whose tokenizer files `companions_of` takes; None where no model has any."""
     owners = [template_folder(base, models), base, *models]
-    tokenizer = next((owner for owner in owners if any(file_of(owner, name) for name in VOCABULARIES)), None)
-    generation = next((owner for owner in owners[:2] if file_of(owner, "generation_config.json")), base)
-    wanted = [(tokenizer, name) for name in TOKENIZER] + [(generation, "generation_config.json")]
+    return next((owner for owner in owners if any(file_of(owner, name) for name in VOCABULARIES)), None)
+
+
+def tokenizer_files(folder: Path | None) -> dict[str, Path | bytes]:
+    """Every file of a folder's tokenizer, its chat template included, by name.
+
+    Raises:
+        CheckpointError: an unsafe or oversized file, or one that asks for code of its own.
+    """
+    found = _files(folder, TOKENIZER)
+    settings = found.get("tokenizer_config.json")
+    if isinstance(settings, Path) and folder is not None:
+        refuse_code(read_json(settings, MAX_TOKENIZER), folder / "tokenizer_config.json")
+    return found
+
+
+def _files(folder: Path | None, names: Sequence[str]) -> dict[str, Path | bytes]:
     found: dict[str, Path | bytes] = {}
-    for owner, name in wanted:
-        if owner is not None and (file := file_of(owner, name)):
+    for name in names:
+        if folder is not None and (file := file_of(folder, name)):
             if file.stat().st_size > MAX_TOKENIZER:
-                raise CheckpointError(f"{owner / name}: over {MAX_TOKENIZER:,} bytes")
+                raise CheckpointError(f"{folder / name}: over {MAX_TOKENIZER:,} bytes")
             found[name] = file
     return found

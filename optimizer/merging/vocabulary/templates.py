@@ -74,8 +74,8 @@ def choose_template(wanted: str, folders: Mapping[str, Path], base: str) -> Temp
         names = [AUTO, BASE, *BUILTIN, *folders]
         near = difflib.get_close_matches(wanted, names, n=1)
         raise RecipeError(
-            f"chat_template {wanted[:80]!r} found, expected {AUTO}, {BASE}, {', '.join(BUILTIN)}, a model of the recipe, "
-            "or a Jinja template",
+            f"chat_template {wanted[:80]!r} found, expected {AUTO}, {BASE}, {', '.join(BUILTIN)}, a model of the "
+            "recipe, or a Jinja template",
             mend=f"did you mean {near[0]!r}?" if near else None,
         )
     return Template(_parsed(wanted, "chat_template"))

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,26 @@ class Tokens:
         return self.digest == other.digest or (not self.opaque and self.ids == other.ids)
 
 
+def read_pool(folders: Mapping[str, Path]) -> dict[str, Tokens | None]:
+    """`read_tokens` of every folder; equal files are read once.
+
+    Raises:
+        CheckpointError: see `read_tokens`.
+    """
+    known: dict[str, Tokens] = {}
+    found: dict[str, Tokens | None] = {}
+    for key, folder in folders.items():
+        digest = _digest(folder)
+        if digest in known:
+            read_settings(folder)  # refuses code
+            found[key] = replace(known[digest], folder=folder)
+        else:
+            tokens = found[key] = read_tokens(folder)
+            if tokens is not None:
+                known[tokens.digest] = tokens
+    return found
+
+
 def read_tokens(folder: Path) -> Tokens | None:
     """The tokens of a folder, None where it has no tokenizer.
 
@@ -58,7 +78,7 @@ def read_tokens(folder: Path) -> Tokens | None:
     read_settings(folder)  # refuses code
     file = file_of(folder, TOKENIZER_JSON)
     if file is None:
-        digest = _opaque_digest(folder)
+        digest = _digest(folder)
         return Tokens(folder, {}, {}, "", "", digest) if digest else None
     shown = folder / TOKENIZER_JSON
     whole = read_json(file, MAX_TOKENIZER)
@@ -74,7 +94,7 @@ def read_tokens(folder: Path) -> Tokens | None:
         sound = False
     if not sound or not ids:
         raise CheckpointError(f"{shown}: not a tokenizer's file, its tokens and ids cannot be read", mend=FETCH)
-    return Tokens(folder, ids, added, kind, notation, hashlib.sha256(file.read_bytes()).hexdigest())
+    return Tokens(folder, ids, added, kind, notation, _digest(folder))
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -115,14 +135,17 @@ def notation_of(whole: Mapping[str, Any]) -> str:
     return next((name for name in ("ByteLevel", "Metaspace", "WordPiece") if name in names), "plain")
 
 
-def _opaque_digest(folder: Path) -> str:
-    """A hash over the files of a tokenizer without tokenizer.json, empty where there are none."""
+def _digest(folder: Path) -> str:
+    """A hash over the files that hold the vocabulary, empty where there are none."""
+    names = (TOKENIZER_JSON,) if file_of(folder, TOKENIZER_JSON) else (*OPAQUE, "merges.txt")
     digest = hashlib.sha256()
     found = False
-    for name in (*OPAQUE, "merges.txt"):
+    for name in names:
         if file := file_of(folder, name):
             if file.stat().st_size > MAX_TOKENIZER:
-                raise CheckpointError(f"{folder / name}: over {MAX_TOKENIZER:,} bytes", mend="this is no usual tokenizer")
+                raise CheckpointError(
+                    f"{folder / name}: over {MAX_TOKENIZER:,} bytes", mend="this is no usual tokenizer"
+                )
             digest.update(name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
             found = True
     return digest.hexdigest() if found else ""

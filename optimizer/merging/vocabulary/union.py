@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
 from optimizer.errors import CheckpointError, PoolError
 from optimizer.merging.checkpoint.files import MAX_TOKENIZER, file_of, read_json
+from optimizer.merging.companions import TEMPLATE
 from optimizer.merging.vocabulary.tokens import (
     TOKENIZER_CONFIG,
     TOKENIZER_JSON,
@@ -35,8 +37,10 @@ class Addition(NamedTuple):
         return self.owner is not None and self.text not in self.owner.added
 
 
-def extend(core: Tokens, additions: Sequence[Addition]) -> tuple[dict[str, bytes], tuple[str, ...]]:
+def extend(core: Tokens, additions: Sequence[Addition]) -> tuple[dict[str, Path | bytes], tuple[str, ...]]:
     """The tokenizer of `core` with `additions` behind its own tokens, in their order, as files by name; and remarks.
+
+    Files that tell the vocabulary a second time (tokenizer.model, vocab.json) are left out: they lack the new tokens.
 
     Ids of `core` stay. Added tokens keep their owner's settings. Pieces of other models are reached by their owner's
     merges, which come after the core's: text is cut as the core cuts it, then joined on.
@@ -62,7 +66,9 @@ def extend(core: Tokens, additions: Sequence[Addition]) -> tuple[dict[str, bytes
     whole["added_tokens"] = [*(whole.get("added_tokens") or []), *(entry for entry in entries if entry)]
     content = _serialised(whole, core, numbers)
     specials = [entry["content"] for entry in entries if entry and entry["special"]]
-    files = {TOKENIZER_JSON: content, **_settings(core, entries, specials)}
+    template = file_of(core.folder, TEMPLATE)
+    kept: dict[str, Path | bytes] = {} if template is None else {TEMPLATE: template}
+    files = {**kept, TOKENIZER_JSON: content, **_settings(core, entries, specials)}
     return files, tuple(remark for remark in remarks if remark)
 
 
@@ -145,7 +151,7 @@ def _serialised(whole: dict[str, Any], core: Tokens, numbers: Mapping[str, int])
     try:
         content = json.dumps(whole, ensure_ascii=False, separators=(",", ":")).encode()
         found = Tokenizer.from_str(content.decode()).get_vocab(with_added_tokens=True)
-    except Exception as error:  # noqa: BLE001 (the library raises bare Exception for files that it cannot read)
+    except Exception as error:  # the library raises nothing narrower
         raise CheckpointError(
             f"{core.folder / TOKENIZER_JSON}: cannot be extended, {error}", mend="tokenizer source: base"
         ) from error
