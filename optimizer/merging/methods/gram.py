@@ -42,9 +42,9 @@ def moves_of(block: Block) -> list[Tensor]:
     return models_of(block) if block.base is None else task_vectors(block)
 
 
-def row_sums(numbers: Tensor) -> Tensor:
-    """Sums of the rows of [rows, columns]: [rows], in float64, the same bits however a tensor is cut into blocks."""
-    parts = [part.sum(-1, dtype=torch.float64) for part in torch.split(numbers, STRETCH, dim=-1)]
+def row_sums(numbers: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Sums of the rows of [rows, columns]: [rows], in `dtype`, the same bits however a tensor is cut into blocks."""
+    parts = [part.sum(-1, dtype=dtype) for part in torch.split(numbers, STRETCH, dim=-1)]
     total = parts[0]
     for part in parts[1:]:
         total = total + part

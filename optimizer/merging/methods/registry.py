@@ -4,12 +4,22 @@ import difflib
 from collections.abc import Mapping
 
 from optimizer.errors import RecipeError
-from optimizer.merging.methods import affine, sparse, spherical, variants
+from optimizer.merging.methods import (
+    affine,
+    arcee_fusion,
+    model_stock,
+    nearswap,
+    passthrough,
+    ram,
+    sce,
+    sparse,
+    spherical,
+)
 from optimizer.merging.methods.base import Method
 
-METHODS: Mapping[str, Method] = {
-    row.name: row for family in (affine, sparse, spherical, variants) for row in family.ROWS
-}
+FAMILIES = (affine, sparse, spherical, model_stock, nearswap, arcee_fusion, sce, ram, passthrough)
+
+METHODS: Mapping[str, Method] = {row.name: row for family in FAMILIES for row in family.ROWS}
 
 
 def find_method(name: str) -> Method:
