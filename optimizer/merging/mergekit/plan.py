@@ -256,7 +256,7 @@ def _step(work: Work, part: Part, piece: Slice, place: Place) -> Step:
         )
     names = [own for own in place.inputs if own is not None]
     operands = [
-        Operand(key, _read(work, source.model, own))
+        Operand(key, _read(work, source.model, own, place.name))
         for key, source, own in zip(keys, piece.sources, names, strict=True)
     ]
     base = piece.base_model or recipe.base_model
@@ -286,8 +286,9 @@ def _keys(sources: Sequence[Source]) -> tuple[str, ...]:
     return tuple(name if (n := names[: i + 1].count(name)) == 1 else f"{name}#{n}" for i, name in enumerate(names))
 
 
-def _read(work: Work, model: ModelReference, name: str) -> TensorSource:
-    return work.vocabulary.operand(str(model), name, work.readers[model].tensor(name))
+def _read(work: Work, model: ModelReference, name: str, wanted: str) -> TensorSource:
+    """The model's tensor `name` for the result's `wanted`: rows that a tied head lacks come from the others' heads."""
+    return work.vocabulary.operand(str(model), wanted, work.readers[model].tensor(name))
 
 
 def _check_shapes(work: Work, piece: Slice, place: Place, operands: Sequence[Operand]) -> None:
