@@ -130,6 +130,10 @@ class Adapter:
         names = {name: _unwrapped(name) for name in self.infos}
         return {own: self.infos[name] for name, own in names.items() if _LOW_RANK.fullmatch(own) is None}
 
+    def tokenizer_folder(self, base: Path) -> Path:
+        """Where the tokenizer of base and adapter lies: here, if the adapter brings one."""
+        return self.folder if file_of(self.folder, "tokenizer.json") else base
+
     def scale(self, module: str, rank: int) -> float:
         """The factor of B·A: α/r, or α/√r (rsLoRA, arXiv 2312.03732)."""
         alpha = _patterned(self.settings, "alpha_pattern", module, self.settings["lora_alpha"])

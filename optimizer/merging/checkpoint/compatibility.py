@@ -2,23 +2,25 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optimizer.errors import CheckpointError, PoolError
+from optimizer.errors import CheckpointError, PoolError, RecipeError
+from optimizer.merging.checkpoint.adapter import Adapter
 from optimizer.merging.checkpoint.files import MAX_TOKENIZER, file_of, read_json
 from optimizer.merging.checkpoint.header import (
     FETCH,
-    FLOATS,
     MAX_CONFIG,
     TensorInfo,
     language_config,
     read_config,
     read_headers,
     refuse_code,
+    refuse_quantised,
 )
+from optimizer.merging.checkpoint.models import ModelReference, resolve_parts
 from optimizer.merging.layout import Layout, without_tied_head
 
 #: config keys that change what the same weights compute, or explain a difference in shapes. Missing on one side says
@@ -32,15 +34,17 @@ CONFIG_KEYS = (
     "num_local_experts", "num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob",
 )  # fmt: skip
 SENTENCEPIECE = ("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "spiece.model")
+#: what a recipe may allow to differ
+ALLOWABLE = (*CONFIG_KEYS, "tokenizer", "chat_template")
 SHOWN = 6
-UNQUANTISED = "give the checkpoint before quantisation"
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """What a model folder says without its weights.
+    """What a model says without its weights.
 
-    `config` is the language model's, `template` the chat template or None where there is none.
+    `config` is the language model's, `template` the chat template or None where there is none; all of it with the
+    adapter applied, where there is one.
     """
 
     name: str
@@ -49,58 +53,78 @@ class ModelFolder:
     infos: Mapping[str, TensorInfo]
     tokenizer: Mapping[str, Any]
     template: str | None
+    adapter: Adapter | None = None
 
     @classmethod
-    def read(cls, name: str, folder: Path) -> "ModelFolder":
+    def read(cls, name: str, model: Path | ModelReference) -> "ModelFolder":
         """Read config, headers and tokenizer files.
 
         Raises:
-            CheckpointError: the folder is damaged, unsafe, quantised, or its config and weights contradict each other.
+            CheckpointError: the folder is damaged, unsafe, quantised, or its config and weights contradict each other;
+                there is no such model; the adapter does not fit.
         """
+        folder, over = resolve_parts(ModelReference.of(model))
         config = read_config(folder)
-        if config.get("quantization_config"):
-            raise CheckpointError(
-                f"{folder}: quantised weights cannot be merged", mend="give the unquantised checkpoint"
-            )
         infos = without_tied_head(read_headers(folder), language_config(config))
-        if odd := [n for n, info in infos.items() if info.dtype.startswith("F") and info.dtype not in FLOATS]:
-            raise CheckpointError(
-                f"{folder}: tensor {odd[0]} is in {infos[odd[0]].dtype}, expected one of {', '.join(sorted(FLOATS))}",
-                mend=UNQUANTISED,
-            )
+        refuse_quantised(folder, config, infos)
         _match_config(folder, language_config(config), infos)
-        return cls(name, folder, language_config(config), infos, _tokenizer(folder), chat_template(folder))
+        home, adapter = folder, None
+        if over is not None:
+            adapter = Adapter.read(over)
+            home = adapter.tokenizer_folder(folder)
+            config, infos, _ = adapter.apply(infos, config)
+        return cls(name, folder, language_config(config), infos, _tokenizer(home), chat_template(home), adapter)
 
 
-def check_pool(base: Path, models: Mapping[str, Path]) -> Layout:
+Pool = Mapping[str, Path | ModelReference]
+
+
+def check_pool(base: Path | ModelReference, models: Pool, allow: Collection[str] = ()) -> Layout:
     """The layout that all models of the pool share.
+
+    `allow` names what may differ all the same: config keys of `CONFIG_KEYS`, "tokenizer", "chat_template". Shapes and
+    names of tensors never may.
 
     Raises:
         CheckpointError: a folder cannot be read safely.
         PoolError: the models differ in architecture, config, tensors, vocabulary, tokenizer or chat template; the
             message lists every difference.
+        RecipeError: `allow` names something else.
     """
+    _check_allowed(allow)
     root = ModelFolder.read("base", base)
-    pool = [ModelFolder.read(name, folder) for name, folder in models.items()]
-    found = {model.name: differences(root, model) for model in pool}
+    pool = [ModelFolder.read(name, model) for name, model in models.items()]
+    found = {model.name: differences(root, model, allow) for model in pool}
     lines = [f"{name} ({models[name]}):\n" + _indent(parts) for name, parts in found.items() if parts]
-    if templates := _template_differences([root, *pool]):
+    if "chat_template" not in allow and (templates := template_differences([root, *pool])):
         lines.append("chat templates:\n" + _indent(templates))
     if lines:
+        mend = "merge only models that were trained from this base without changes to architecture or tokenizer"
+        settings = {key for model in pool for key in config_differences(root, model)} - set(allow)
+        if settings and not any(differences(root, model, {*allow, *settings}) for model in pool):
+            mend += f", or allow these to differ: {', '.join(sorted(settings))}"
         raise PoolError(
-            f"the pool cannot be merged; differences from the base ({base}):\n" + "\n".join(lines),
-            mend="merge only models that were trained from this base without changes to architecture or tokenizer",
+            f"the pool cannot be merged; differences from the base ({base}):\n" + "\n".join(lines), mend=mend
         )
     return Layout.of(root.infos)
 
 
-def differences(base: ModelFolder, model: ModelFolder) -> list[str]:
-    """What keeps `model` from being merged with `base`, a line or short block each; empty where nothing does."""
-    lines = []
+def config_differences(base: ModelFolder, model: ModelFolder) -> dict[str, str]:
+    """The config keys in which two models differ, with a line about each."""
+    found = {}
     for key in CONFIG_KEYS:
         ours, theirs = _setting(base.config, key), _setting(model.config, key)
         if ours is not None and theirs is not None and ours != theirs:
-            lines.append(f"config {key}: {_short(ours)} in the base, {_short(theirs)} here")
+            found[key] = f"config {key}: {_short(ours)} in the base, {_short(theirs)} here"
+    return found
+
+
+def differences(base: ModelFolder, model: ModelFolder, allow: Collection[str] = ()) -> list[str]:
+    """What keeps `model` from being merged with `base`, a line or short block each; empty where nothing does.
+
+    `allow`: see `check_pool`. Chat templates are compared by `template_differences`.
+    """
+    lines = [line for key, line in config_differences(base, model).items() if key not in allow]
     missing = [name for name in base.infos if name not in model.infos]
     added = [name for name in model.infos if name not in base.infos]
     lines += _some("- tensor {} missing here", missing) + _some("+ tensor {} not in the base", added)
@@ -108,7 +132,8 @@ def differences(base: ModelFolder, model: ModelFolder) -> list[str]:
     pairs = [
         f"{name}: {list(base.infos[name].shape)} in the base, {list(model.infos[name].shape)}" for name in reshaped
     ]
-    return lines + _some("tensor {} here", pairs) + _tokenizer_differences(base.tokenizer, model.tokenizer)
+    lines += _some("tensor {} here", pairs)
+    return lines if "tokenizer" in allow else lines + _tokenizer_differences(base.tokenizer, model.tokenizer)
 
 
 def chat_template(folder: Path) -> str | None:
@@ -136,6 +161,16 @@ def template_folder(base: Path, models: Iterable[Path]) -> Path:
     """Whose tokenizer files and chat template a merge carries: the base's, or, where the base was never taught to
     chat, those of the first model that has a template."""
     return next((folder for folder in (base, *models) if chat_template(folder) is not None), base)
+
+
+def _check_allowed(allow: Collection[str]) -> None:
+    for key in allow:
+        if key not in ALLOWABLE:
+            near = difflib.get_close_matches(key, ALLOWABLE, n=1)
+            raise RecipeError(
+                f"allowed to differ: {key!r} found, which is not compared",
+                mend=f"did you mean {near[0]!r}?" if near else f"known: {', '.join(ALLOWABLE)}",
+            )
 
 
 def _match_config(folder: Path, config: Mapping[str, Any], infos: Mapping[str, TensorInfo]) -> None:
@@ -235,7 +270,7 @@ def _first_difference(ours: Any, theirs: Any) -> str:
     return f": {_short(ours)} there, {_short(theirs)} here"
 
 
-def _template_differences(pool: list[ModelFolder]) -> list[str]:
+def template_differences(pool: Sequence[ModelFolder]) -> list[str]:
     """A diff for every model whose chat template is not the first one of the pool's."""
     owners = [model for model in pool if model.template is not None]
     lines: list[str] = []

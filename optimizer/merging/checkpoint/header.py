@@ -186,10 +186,27 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def refuse_quantised(folder: Path, config: Mapping[str, Any], infos: Mapping[str, TensorInfo]) -> None:
+    """Refuse weights in a notation whose values cannot be added up.
+
+    Raises:
+        CheckpointError: the config speaks of quantisation, or a tensor is in eight-bit floats.
+    """
+    odd = next((name for name, info in infos.items() if info.dtype.startswith("F8")), None)
+    if config.get("quantization_config"):
+        found = "quantised weights cannot be merged"
+    elif odd is not None:
+        found = f"tensor {odd} is in {infos[odd].dtype}, expected one of {', '.join(sorted(FLOATS))}"
+    else:
+        return
+    raise CheckpointError(f"{folder}: {found}", mend="give the checkpoint before quantisation")
+
+
 def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of the language model: models that also see keep them in `text_config`."""
     inner = config.get("text_config")
-    return {**config, **inner} if isinstance(inner, dict) else dict(config)
+    own = {key: value for key, value in inner.items() if value is not None} if isinstance(inner, dict) else {}
+    return {**config, **own}
 
 
 def refuse_code(config: Mapping[str, Any], file: Path) -> None:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from optimizer.merging.checkpoint.adapter import Adapter, Patch
-from optimizer.merging.checkpoint.files import file_of
 from optimizer.merging.checkpoint.header import TensorInfo, language_config
 from optimizer.merging.checkpoint.source import DTYPES, Checkpoint, MappedFiles, Reader, StoredTensor, TensorSource
 from optimizer.merging.layout import without_tied_head
@@ -42,7 +41,7 @@ class AdaptedCheckpoint:
         self._base = base
         self._files = MappedFiles()
         config, infos, self._patches = adapter.apply(base.infos, base.config)
-        self.folder = adapter.folder if file_of(adapter.folder, "tokenizer.json") else base.folder
+        self.folder = adapter.tokenizer_folder(base.folder)
         self.config: Mapping[str, Any] = config
         self.infos: dict[str, TensorInfo] = without_tied_head(infos, language_config(config))
 

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from optimizer.merging.checkpoint.files import reading
-from optimizer.merging.checkpoint.header import TensorInfo, language_config, read_config, read_headers
+from optimizer.merging.checkpoint.header import (
+    TensorInfo,
+    language_config,
+    read_config,
+    read_headers,
+    refuse_quantised,
+)
 from optimizer.merging.layout import without_tied_head
 from optimizer.merging.methods.base import matrix
 
@@ -106,13 +112,14 @@ class Checkpoint:
     Opening reads and checks the headers only.
 
     Raises:
-        CheckpointError: see `read_headers` and `read_config`.
+        CheckpointError: see `read_headers`, `read_config` and `refuse_quantised`.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config = read_config(folder)
         self.infos: dict[str, TensorInfo] = without_tied_head(read_headers(folder), language_config(self.config))
+        refuse_quantised(folder, self.config, self.infos)
         self._files = MappedFiles()
 
     def read(self, name: str) -> Tensor:

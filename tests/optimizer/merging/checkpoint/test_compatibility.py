@@ -4,15 +4,18 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from optimizer.errors import CheckpointError, PoolError
-from optimizer.merging.checkpoint.compatibility import check_pool, template_folder
+from optimizer.errors import CheckpointError, PoolError, RecipeError
+from optimizer.merging.checkpoint.compatibility import ALLOWABLE, check_pool, template_folder
 from optimizer.merging.checkpoint.header import read_headers
+from optimizer.merging.checkpoint.models import ModelReference
+from optimizer.merging.checkpoint.source import Checkpoint
+from tests.optimizer.merging.adapters import make_adapter
 from tests.optimizer.merging.conftest import Pool
 from tests.optimizer.merging.pools import FAMILIES, TEMPLATE, add_tokenizer, edit_json, make_model, make_pool
 
@@ -25,9 +28,9 @@ def copy(pool: Pool, tmp_path: Path) -> Pool:
     return tmp_path / "base", {n: Path(shutil.copytree(folder, tmp_path / n)) for n, folder in models.items()}
 
 
-def refusal(base: Path, models: dict[str, Path]) -> str:
+def refusal(base: Path, models: Mapping[str, Path | ModelReference], *allow: str) -> str:
     with pytest.raises(PoolError) as caught:
-        check_pool(base, models)
+        check_pool(base, models, allow)
     return str(caught.value)
 
 
@@ -77,6 +80,62 @@ def test_settings_that_no_shape_shows(tmp_path: Path, changes: dict[str, Any], l
     other = make_model(tmp_path / "other", 1)
     edit_json(other / "config.json", lambda config: config.update(changes))
     assert line in refusal(base, {"other": other})
+
+
+def test_what_a_recipe_allows_may_differ(copy: Pool) -> None:
+    base, models = copy
+    edit_json(models["a"] / "config.json", lambda c: c["rope_parameters"].update(rope_theta=77.0))
+    edit_json(models["b"] / "config.json", lambda c: c.update(rms_norm_eps=0.1))
+    with pytest.raises(PoolError) as caught:
+        check_pool(base, models)
+    assert "allow these to differ: rms_norm_eps, rope_theta" in str(caught.value.mend)
+    assert "rms_norm_eps" in refusal(base, models, "rope_theta")
+    assert check_pool(base, models, ("rope_theta", "rms_norm_eps")).layers == 2
+    with pytest.raises(RecipeError, match="rope_teta") as misspelt:
+        check_pool(base, models, ("rope_teta",))
+    assert "'rope_theta'" in str(misspelt.value.mend)
+
+
+def test_tokenizers_and_templates_that_may_differ(copy: Pool) -> None:
+    base, models = copy
+    add_tokenizer(models["a"], template="USER", extra=("zorp",))
+    assert "zorp" in refusal(base, models, "chat_template")
+    assert "USER" in refusal(base, models, "tokenizer")
+    assert check_pool(base, models, ("tokenizer", "chat_template")).layers == 2
+
+
+def test_no_permission_mends_a_shape(tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base", 0)
+    wide = make_model(tmp_path / "wide", 1, intermediate_size=64)
+    with pytest.raises(PoolError) as caught:
+        check_pool(base, {"wide": wide}, ALLOWABLE)
+    assert "gate_proj.weight: [48, 32] in the base, [64, 32] here" in str(caught.value)
+    assert "allow" not in str(caught.value.mend)
+
+
+def test_an_adapter_is_a_model_of_the_pool(pool: Pool, tmp_path: Path) -> None:
+    adapter = make_adapter(pool[0], tmp_path / "lora", target_modules=["q_proj"])
+    grown = make_adapter(pool[0], tmp_path / "grown", words=304, target_modules=["q_proj"])
+    models = {"plain": pool[1]["a"], "lora": ModelReference.parse(f"{pool[0]}+{adapter}"), "alone": adapter}
+    assert check_pool(pool[0], models).layers == 2
+    text = refusal(pool[0], {"grown": ModelReference.parse(f"{pool[0]}+{grown}")})
+    assert "model.embed_tokens.weight: [300, 32] in the base, [304, 32] here" in text
+    assert "config vocab_size: 300 in the base, 304 here" in text
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
+def test_eight_bit_floats_are_refused_wherever_they_are_opened(copy: Pool, dtype: str) -> None:
+    file = copy[1]["a"] / "model.safetensors"
+    raw = file.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+    header["odd"] = {"dtype": dtype, "shape": [4], "data_offsets": [end, end + 4]}
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + length :] + bytes(4))
+    for read in (lambda: check_pool(*copy), lambda: Checkpoint(copy[1]["a"])):
+        with pytest.raises(CheckpointError, match=f"tensor odd is in {dtype}"):
+            read()
 
 
 def test_old_and_new_notation_of_rope_are_one(copy: Pool) -> None:
