@@ -38,6 +38,9 @@ from optimizer.merging.stream import BLOCK, row_spans
 #: into the second, but then the time goes into calling torch instead of into arithmetic
 SPAN = {"cpu": 1 << 18, "cuda": 1 << 24}
 
+#: a number for all models, or one for each by name
+Parameters = Mapping[str, float | Mapping[str, float]]
+
 _Task = TypeVar("_Task")
 
 
@@ -187,7 +190,7 @@ class HeldPool:
         """Memory that the stacks take, in bytes."""
         return sum(held.stack.nbytes for held in self.tensors)
 
-    def settings(self, coefficients: Coefficients | Tensor, parameters: Mapping[str, float] | None = None) -> Settings:
+    def settings(self, coefficients: Coefficients | Tensor, parameters: Parameters | None = None) -> Settings:
         """What `write` needs; `parameters` other than the recipe's where given.
 
         Raises:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.errors import RecipeError
-from optimizer.merging.held import HeldPool, HeldTensor, Place, Settings
+from optimizer.merging.held import HeldPool, HeldTensor, Parameters, Place, Settings
 from optimizer.merging.layout import Layout
 from optimizer.merging.methods.base import arithmetic_dtype, state_of
 from optimizer.merging.placement import ModulePlace, place_tensors
@@ -56,7 +56,7 @@ class ResidentMerge:
         device: torch.device | str | None = None,
         *,
         method: str = "task_arithmetic",
-        parameters: Mapping[str, float] = MappingProxyType({}),
+        parameters: Parameters = MappingProxyType({}),
         seed: int = 0,
     ) -> None:
         self.layout = layout
@@ -74,7 +74,7 @@ class ResidentMerge:
         self._applied: list[tuple[object, ...] | None] = [None] * len(layout.groups)
 
     @torch.no_grad()
-    def apply(self, coefficients: Coefficients | Tensor, parameters: Mapping[str, float] | None = None) -> None:
+    def apply(self, coefficients: Coefficients | Tensor, parameters: Parameters | None = None) -> None:
         """Write the merge with these coefficients ([models, groups]) into the model; unchanged groups are left alone.
 
         Args:

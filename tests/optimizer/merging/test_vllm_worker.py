@@ -1,5 +1,7 @@
 """A recipe loaded inside vLLM answers exactly as its checkpoint on disk, and nothing is written for it."""
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -59,3 +61,57 @@ def test_a_recipe_that_does_not_fit(vllm_engine: VllmEngine, zoo: Zoo) -> None:
         vllm_engine.call("load_recipe", recipe)
     vllm_engine.load(zoo.base)
     assert len(answers(vllm_engine)) == len(PROMPTS)
+
+
+def table_of(recipe: Recipe) -> str:
+    """The coefficients as `load_coefficients` takes them."""
+    own = recipe.coefficients
+    rows = {name: dict(zip(own.groups, row, strict=True)) for name, row in zip(own.models, own.values, strict=True)}
+    return json.dumps(rows)
+
+
+@pytest.fixture
+def holding(vllm_engine: VllmEngine, zoo: Zoo) -> VllmEngine:
+    """The engine, holding the zoo for task arithmetic."""
+    vllm_engine.call("hold", recipe_to_json(recipe_of(zoo, [[0.0] * 64] * 3)))
+    return vllm_engine
+
+
+def test_what_is_held_answers_as_the_stream_from_disk(holding: VllmEngine, zoo: Zoo) -> None:
+    first = [[0.1 * ((i + 3 * t) % 11) for i in range(64)] for t in range(3)]
+    second = [list(row) for row in first]
+    second[1][4] = 1.3  # one group of one model: all others stay as they are
+    for rows in (first, second, [[0.0] * 64] * 3):
+        recipe = recipe_of(zoo, rows)
+        holding.call("load_coefficients", table_of(recipe))
+        held = answers(holding)
+        holding.call("load_recipe", recipe_to_json(recipe))
+        assert answers(holding) == held
+
+
+def test_in_place_on_in_place_is_the_last_one(holding: VllmEngine, zoo: Zoo) -> None:
+    """Nothing of a candidate is left when the next one is written, nor of a checkpoint loaded in between."""
+    chat = recipe_of(zoo, [[float(i == 2)] * 64 for i in range(3)])
+    holding.call("load_coefficients", table_of(chat))
+    of_chat = answers(holding)
+    holding.call("load_coefficients", table_of(recipe_of(zoo, [[0.7] * 64] * 3)))
+    assert answers(holding) != of_chat
+    holding.call("load_coefficients", table_of(chat))
+    assert answers(holding) == of_chat
+    holding.load(zoo.base)
+    assert answers(holding) != of_chat
+    holding.call("load_coefficients", table_of(chat))
+    assert answers(holding) == of_chat
+    holding.load(zoo.aligned)
+    assert answers(holding) == of_chat
+
+
+def test_coefficients_that_do_not_fit_what_is_held(holding: VllmEngine, zoo: Zoo) -> None:
+    table = table_of(recipe_of(zoo, [[0.5] * 64] * 3))
+    with pytest.raises(EngineError, match="embeding found, the base has no such"):
+        holding.call("load_coefficients", table.replace('"embedding"', '"embeding"'))
+    with pytest.raises(EngineError, match="no parameter 'densty'"):
+        holding.call("load_coefficients", table, json.dumps({"densty": 0.5}))
+    with pytest.raises(EngineError, match="not JSON"):
+        holding.call("load_coefficients", "{")
+    assert len(answers(holding)) == len(PROMPTS)
