@@ -7,6 +7,7 @@ that reads every byte of the same inputs and writes and syncs one output (benchm
 every merge. Inputs are evicted from the page cache before both, unless `--warm` has them in it before both. What
 earlier runs wrote is removed and synced first. Seconds are medians over the rounds, memory the highest of them.
 
+The first row is what a process takes to start and import what a merge needs; small models merge in less time than that.
 With `--peer` mergekit 0.1.5 merges the same recipes in the same rounds.
 """
 
@@ -30,6 +31,7 @@ from benchmarks.table import Row, arguments, show
 
 #: `temper merge`, as this environment has it
 TEMPER: tuple[str, ...] = (sys.executable, "-m", "service.cli", "merge")
+START = "start alone"
 WEIGHTS = (0.5, 0.3, 0.2)
 
 
@@ -120,6 +122,7 @@ def _round(methods: Sequence[str], pool: Pool, options: Namespace) -> Iterator[t
         sides: dict[str, Callable[[], Usage]] = {"": lambda: processes.run([*TEMPER, recipe, out], log)}
         if options.peer:
             sides[f", mergekit {peer.VERSION}"] = lambda: peer.merge(options.peer_folder, recipe, out, log)
+        yield START, Bout(_python(log, "-c", "import optimizer.merging.merge"), _python(log, "-c", ""))
         for method in methods:
             text, folders = recipe_of(method, pool)
             recipe.write_text(text)
@@ -142,7 +145,11 @@ def _settled(inputs: Sequence[Path], out: Path, warm: bool, measure: Callable[[]
 
 
 def _floor(inputs: Sequence[Path], home: Path) -> Usage:
-    return processes.run([sys.executable, "-m", "benchmarks.floor", home / "floor", *inputs], home / "log")
+    return _python(home / "log", "-m", "benchmarks.floor", home / "floor", *inputs)
+
+
+def _python(log: Path, *arguments: str | Path) -> Usage:
+    return processes.run([sys.executable, *arguments], log)
 
 
 def recipe_of(method: str, pool: Pool) -> tuple[str, list[Path]]:
@@ -178,8 +185,8 @@ def _row(name: str, bouts: Sequence[Bout]) -> Row:
         name,
         median(bout.usage.seconds for bout in bouts),
         median(bout.floor.seconds for bout in bouts),
-        "read every input, write and sync one output",
-        target=None if other else ENTRIES[method].target,
+        "an empty Python" if name == START else "read every input, write and sync one output",
+        target=ENTRIES[method].target if method in ENTRIES and not other else None,
         own_bytes=max(bout.usage.own_bytes for bout in bouts),
     )
 
