@@ -219,10 +219,9 @@ def sum_by_place(first: Tensor, second: Tensor, shares: Tensor) -> Tensor:
 
     Seen from the vector with the larger share: where a + b = 1, equal numbers stay, and a share of 1 gives its vector.
     """
-    swap = shares[1] > shares[0]
-    near, far = torch.where(swap, second, first), torch.where(swap, first, second)
-    least = torch.where(swap, shares[0], shares[1])
-    return near * (shares[0] + shares[1]) + (far - near) * least
+    swap = (shares[1] > shares[0]).to(shares.dtype)
+    near, far = torch.lerp(first, second, swap), torch.lerp(second, first, swap)
+    return near * (shares[0] + shares[1]) + (far - near) * shares.amin(0)
 
 
 def shares_of_rows(shares: Tensor, block: Block, dtype: torch.dtype) -> Tensor:

@@ -94,10 +94,11 @@ def _counting(key: Key, brackets: Sequence[tuple[float, float]]) -> Look:
 
 
 def _count(keys: Tensor, low: float, high: float) -> _Count:
-    above_low = keys > low
-    inside = keys[above_low & (keys < high)].cpu()
-    on_high = 0 if low == high else int((keys == high).sum())
-    return _Count(int((keys < low).sum()), int((keys == low).sum()), inside, on_high)
+    reached = keys >= low
+    held = keys[reached & (keys <= high)]
+    inside = held[(held > low) & (held < high)].cpu()
+    on_high = 0 if low == high else int((held == high).sum())
+    return _Count(len(keys) - int(reached.sum()), int((held == low).sum()), inside, on_high)
 
 
 def _resolve(rank: int, bracket: tuple[float, float], counts: Sequence[_Count]) -> Rank | None:

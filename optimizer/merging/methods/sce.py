@@ -75,6 +75,8 @@ def _select(case: Case) -> Generator[Look, list[Any], tuple[float, int]]:
     if keep <= 0:
         return math.inf, 0
     (place,) = yield from find_ranks(variance, [numel - keep], torch.cat([part for _, part in found]), numel)
+    if place.equal == 0:  # a NaN among the numbers: nothing is kept, and whoever drives the merge finds it
+        return math.nan, 0
     keep -= numel - place.below - place.equal
     if keep == place.equal:
         return place.value, numel
@@ -82,17 +84,15 @@ def _select(case: Case) -> Generator[Look, list[Any], tuple[float, int]]:
 
 
 def _kept(block: Block, threshold: float | None, cut: int) -> Tensor | None:
-    """[rows, columns], where numbers are kept; None: all are."""
+    """[rows, columns], 1 where numbers are kept and 0 where not, in the dtype of the arithmetic; None: all are."""
     if threshold is None:
         return None
     keys = variance(block)
     equal = cut - block.begin
-    if equal <= 0:
-        return keys > threshold
-    if equal >= keys.numel():
-        return keys >= threshold
-    kept = keys > threshold
-    kept.view(-1)[:equal] |= keys.view(-1)[:equal] == threshold
+    compare = torch.ge if equal >= keys.numel() else torch.gt
+    kept = compare(keys, threshold, out=torch.empty_like(keys))
+    if 0 < equal < keys.numel():
+        kept.view(-1)[:equal] += keys.view(-1)[:equal] == threshold
     return kept
 
 
@@ -100,8 +100,12 @@ def _sparsify(block: Block, case: Case, facts: Facts) -> Block:
     kept = _kept(block, facts.threshold, facts.cut)
     if kept is None:
         return block
-    base = block.root
-    return Block(base, tuple(torch.where(kept, model, base) for model in block.models), block.begin)
+    models = []
+    for model in block.models:
+        dtype = torch.promote_types(model.dtype, block.root.dtype)
+        # at 0 and 1 an interpolation is a choice, and many times as fast as one by `where`
+        models.append(torch.lerp(block.root.to(dtype), model.to(dtype), kept.to(dtype)))
+    return Block(block.base, tuple(models), block.begin)
 
 
 def _weights(case: Case, facts: Facts) -> tuple[float, ...]:
@@ -118,15 +122,18 @@ def _combine(block: Block, case: Case, state: Sequence[float]) -> Tensor:
     as it is.
     """
     moves = task_vectors(block)
-    up = torch.stack(moves).sum(0) >= 0
     dtype = block_dtype(block)
     base = block.root.to(dtype)
-    total = base.clone()
-    seen = torch.zeros_like(total)
+    together = moves[0].clone()
+    for move in moves[1:]:
+        together += move
+    sign = torch.ge(together, 0, out=together).mul_(2).sub_(1)
+    total, seen = base.clone(), torch.zeros_like(base)
     for i in sorted(range(len(moves)), key=lambda i: -state[i]):
-        share = torch.where(up, moves[i] > 0, moves[i] < 0) * state[i]
+        along = moves[i].mul_(sign)
+        share = torch.gt(along, 0, out=along).mul_(state[i])
         seen += share
-        total.lerp_(block.models[i].to(dtype), share.to(dtype) / seen.clamp(min=torch.finfo(dtype).tiny))
+        total.lerp_(block.models[i].to(dtype), share.div_(seen.clamp(min=torch.finfo(dtype).tiny)))
     # an own step, as all of these weights together count as LEAST where they are less
     return total if min(state) >= LEAST else torch.lerp(base, total, (seen / LEAST).clamp_(max=1))
 
