@@ -45,6 +45,23 @@ Home = Annotated[Path | None, typer.Option("--home", help="Database, artifacts, 
 console = Console(stderr=True, highlight=False)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"temper {version('temper-merge')}")
+        raise typer.Exit
+
+
+@app.callback()
+def temper(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which version this is.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Merge expert language models without losing their alignment."""
+
+
 @app.command()
 def serve(
     home: Home = None,
@@ -174,6 +191,26 @@ def run(
     if job.status is Status.SUCCEEDED and job.artifact and not as_json:
         typer.echo(Store(settings.artifacts).get(*parse(job.artifact)).folder)
     raise typer.Exit(0 if job.status is Status.SUCCEEDED else 1)
+
+
+@app.command()
+def inspect(
+    models: Annotated[
+        list[str],
+        typer.Argument(help="A folder or repository, perhaps with an adapter: PATH[@REV][+LORA].", metavar="MODEL…"),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Say what models are made of and, of several, whether they can be merged; no weight is read."""
+    from optimizer.merging.inspection import inspect_pool
+    from service.inspection import show
+    from service.jobs.terminal import print_object
+
+    pool = inspect_pool(models)
+    if as_json:
+        print_object(pool.to_dict())
+    else:
+        show(pool, Console(highlight=False))
 
 
 @app.command()
