@@ -43,6 +43,10 @@ Parameters = Mapping[str, float | Mapping[str, float]]
 
 _Task = TypeVar("_Task")
 
+#: of this thread and new ones. vLLM puts a warning in the place of torch's own name for it, to keep the threads that
+#: it has bound to cores; these sleep meanwhile, and are as many as before afterwards
+_set_num_threads: Callable[[int], None] = getattr(torch._C, "set_num_threads", torch.set_num_threads)
+
 
 @dataclass(frozen=True)
 class Place:
@@ -283,26 +287,25 @@ class _Scratch(threading.local):
 def share(tasks: Sequence[_Task], work: Callable[[_Task], None], threads: int) -> None:
     """Do `work` on every task in that many threads, each of which computes alone: torch's own threads would wait for
     each other after every operation."""
+    threads = min(threads, len(tasks))
     coming = iter(tasks)
 
     def run() -> None:
-        torch.set_num_threads(1)
         with torch.no_grad():
             for task in coming:  # the next task of a list goes to one thread only
                 work(task)
 
-    threads = min(threads, len(tasks))
     if threads < 2:
-        for task in coming:
-            work(task)
+        run()
         return
     before = torch.get_num_threads()
     try:
+        _set_num_threads(1)
         with ThreadPoolExecutor(threads) as pool:
             for done in [pool.submit(run) for _ in range(threads)]:
                 done.result()
     finally:
-        torch.set_num_threads(before)  # the setting is the process's as well as the thread's
+        _set_num_threads(before)
 
 
 def _hold(step: Step, group: int, device: torch.device) -> HeldTensor:

@@ -7,7 +7,7 @@ to the same places directly.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from datagen.engines.vllm_worker import tied_modules
 from optimizer.merging.held import HeldPool, HeldTensor, Place, Settings
 
 #: bytes of parameters that are written before their layers are packed: it bounds the memory that this takes
@@ -108,7 +109,9 @@ class LoadTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _note(self, func: Any, args: tuple[Any, ...]) -> None:
         target: Tensor = args[0]
-        source = args[1] if func is torch.ops.aten.copy_.default else None
+        source: Tensor | None = args[1] if func is torch.ops.aten.copy_.default else None
+        if source is not None and source.data_ptr() == target.data_ptr():
+            return  # onto itself: what vLLM does with parameters that it reloads where they are
         landing = None
         if source is not None and (held := self._held(source)) is not None:
             owner = self._owner(target)
@@ -117,7 +120,8 @@ class LoadTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 module, name, parameter = owner
                 layer = self._layers.setdefault(module, _Layer(module))
                 layer.forms[name] = _Form.of(parameter)
-                layer.landings.append(landing)
+                if landing not in layer.landings:  # some are copied once to be counted, and once for good
+                    layer.landings.append(landing)
                 self._storages[target.untyped_storage().data_ptr()] = module
         if landing is None and func not in _HARMLESS:
             module_or_none = self._storages.get(target.untyped_storage().data_ptr())
@@ -192,10 +196,12 @@ class LandedMerge:
             It is called for a layer after all its parameters have been written.
     """
 
-    def __init__(self, model: nn.Module, pool: HeldPool, layers: Iterable[_Layer], pack: Any | None) -> None:
+    def __init__(
+        self, model: nn.Module, pool: HeldPool, layers: Iterable[_Layer], pack: Callable[[nn.Module], None] | None
+    ) -> None:
         self._pool, self._pack = pool, pack
         self._layers = [layer for layer in layers if pack is not None or self._holds_base(layer)]
-        self._tied = _shared_parameters(model)
+        self._tied = tied_modules(model)
         self._by_name = {held.name: held for held in pool.tensors}
         landed = {landing.tensor for layer in self._layers for landing in layer.landings}
         #: names of tensors that have no known place: they cannot be written
@@ -254,18 +260,3 @@ def base_tensors(pool: HeldPool) -> Iterator[tuple[str, Tensor]]:
     """The base's tensors by name, as views of the stacks."""
     for held in pool.tensors:
         yield held.name, held.stack[0].view(held.step.tensor.shape)
-
-
-def _shared_parameters(model: nn.Module) -> dict[nn.Module, list[nn.Module]]:
-    """Modules that share a parameter with a module: a head tied to the embedding."""
-    owners: dict[int, list[nn.Module]] = {}
-    for module in model.modules():
-        for parameter in module._parameters.values():
-            if parameter is not None and parameter.numel():
-                owners.setdefault(id(parameter), []).append(module)
-    shared: dict[nn.Module, list[nn.Module]] = {}
-    for modules in owners.values():
-        for module in modules:
-            if others := [other for other in modules if other is not module]:
-                shared.setdefault(module, []).extend(others)
-    return shared

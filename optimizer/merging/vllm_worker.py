@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from datagen.engines.vllm_worker import WeightSwapper
+from datagen.engines.vllm_worker import WeightSwapper, repack
 from optimizer.errors import RecipeError
 from optimizer.merging.checkpoint.compatibility import check_pool
 from optimizer.merging.held import HeldPool, Place, Settings
@@ -90,7 +89,7 @@ class HeldMerge:
         trace = LoadTrace(model, self._pool.tensors)
         with trace:
             worker.reload(base_tensors(self._pool))
-        self._landed = LandedMerge(model, self._pool, trace.layers(), _pack if own.type == "cpu" else None)
+        self._landed = LandedMerge(model, self._pool, trace.layers(), repack if own.type == "cpu" else None)
 
     @property
     def lost(self) -> tuple[str, ...]:
@@ -129,19 +128,6 @@ class HeldMerge:
             whole = torch.empty(held.stack.shape[1:], dtype=held.stack.dtype, device=held.stack.device)
             self._pool.write([held], {held.name: [Place.whole(whole)]}, settings)
             yield held.name, whole.view(held.step.tensor.shape)
-
-
-def _pack(module: nn.Module) -> None:
-    """Have vLLM make the form that its kernels on a CPU compute with, as it does after loading."""
-    method: Any = getattr(module, "quant_method", None)
-    if method is None or not hasattr(method, "process_weights_after_loading"):
-        return
-    if hasattr(module, "_already_called_process_weights_after_loading"):
-        del module._already_called_process_weights_after_loading
-    method.process_weights_after_loading(module)
-    update: Any = getattr(module, "update_param_tp_status", None)
-    if update is not None:
-        update()
 
 
 def _json(text: str, what: str) -> object:
