@@ -147,7 +147,9 @@ def read_documents(text: str, origin: str) -> tuple[Cursor, ...]:
     try:
         loader = _Loader(text)
         while loader.check_node():
-            document = expansion.cursor(loader.get_node(), "", None, 0)
+            node = loader.get_node()
+            assert node is not None
+            document = expansion.cursor(node, "", None, 0)
             if document.value is not None:
                 found.append(document)
             if len(found) > MAX_DOCUMENTS:
@@ -171,7 +173,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self.depth += 1
         self.nodes += 1
-        mark = self.peek_event().start_mark
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         if self.depth > MAX_DEPTH:
             raise yaml.MarkedYAMLError(problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=mark)
         if self.nodes > MAX_NODES:

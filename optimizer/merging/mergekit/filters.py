@@ -17,7 +17,7 @@ def find_filters(kinds: Mapping[str, Kind]) -> list[tuple[str | None, Kind]]:
     """(filter, kind) in order, so that the first filter that is part of a tensor's name leads to its kind; the last is
     None, for all that is left. `kinds` is by tensor name and the same in all layers of a stack.
 
-    Taken greedily: of all runs of a name's segments that fit tensors of one kind only, the one that fits the most names.
+    Taken greedily: of all runs of a name's segments that fit tensors of one kind only, the one that fits most of them.
 
     Raises:
         RecipeError: no such list exists.

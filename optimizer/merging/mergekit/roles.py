@@ -5,17 +5,10 @@ from collections.abc import Sequence
 from optimizer.errors import RecipeError
 from optimizer.merging.checkpoint.models import ModelReference
 from optimizer.merging.mergekit.document import Cursor
-from optimizer.merging.mergekit.schema import InputModel, Module, Settings, Source
+from optimizer.merging.mergekit.schema import InputModel, Module, Settings, Source, with_base
 from optimizer.merging.mergekit.settings import located, rewrapped
 from optimizer.merging.methods.base import Base, Method
 from optimizer.merging.plan import check_count
-
-
-def with_base(models: Sequence[InputModel], base: ModelReference | None) -> tuple[InputModel, ...]:
-    """The inputs of a `models:` list: a base that is not among them comes last, without parameters of its own."""
-    if base is None or any(entry.model == base for entry in models):
-        return tuple(models)
-    return (*models, InputModel(base, line=models[0].line))
 
 
 def roles(

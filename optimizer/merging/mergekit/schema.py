@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from optimizer.merging.checkpoint.models import ModelReference
+from optimizer.merging.mergekit.names import known_as
 
 #: interpolated linearly over the depth of a slice
 Gradient = tuple[float, ...]
@@ -21,7 +22,8 @@ class Choice:
 
     def covers(self, tensor: str) -> bool:
         """Whether it applies to the tensor of that name."""
-        return self.filter is None or self.filter == "*" or self.filter in tensor
+        word = self.filter
+        return word is None or word == "*" or any(word in name for name in known_as(tensor))
 
 
 #: the value of a parameter: one number, a gradient, or the first fitting one of several choices
@@ -121,6 +123,10 @@ class MergekitRecipe:
     line: int = field(default=0, compare=False)
     origin: str = field(default="recipe", compare=False)
 
+    def at(self, line: int) -> str:
+        """File and line, as errors begin."""
+        return f"{self.origin}, line {line}"
+
     @property
     def parts(self) -> Sequence[Module]:
         """The modules; a recipe without any is one by itself."""
@@ -150,6 +156,13 @@ class MergekitRecipe:
                 yield rule.source
             elif isinstance(rule.source, TokenOf):
                 yield rule.source.model
+
+
+def with_base(models: Sequence[InputModel], base: ModelReference | None) -> tuple[InputModel, ...]:
+    """The inputs of a `models:` list: a base that is not among them comes last, without parameters of its own."""
+    if base is None or any(entry.model == base for entry in models):
+        return tuple(models)
+    return (*models, InputModel(base, line=models[0].line))
 
 
 def evaluate(setting: Setting, tensor: str, t: float, *, steps: bool = False) -> float | None:

@@ -36,8 +36,10 @@ def vocabulary_of(
         block.pad_to_multiple_of,
         recipe.chat_template,
     )
-    alone = isinstance(block.source, ModelReference) and block.source not in readers
-    return plan_vocabulary(root, pool, request, {str(block.source): folder(block.source)} if alone else {})
+    beside = {}
+    if isinstance(block.source, ModelReference) and block.source not in readers:
+        beside = {str(block.source): folder(block.source)}
+    return plan_vocabulary(root, pool, request, beside)
 
 
 def _rule(rule: Rule) -> TokenRule:

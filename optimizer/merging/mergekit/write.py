@@ -10,6 +10,7 @@ from optimizer.errors import RecipeError
 from optimizer.merging.checkpoint.models import ModelReference
 from optimizer.merging.layout import Layout
 from optimizer.merging.mergekit.filters import find_filters
+from optimizer.merging.mergekit.names import known_as
 from optimizer.merging.mergekit.schema import (
     Choice,
     Gradient,
@@ -153,7 +154,9 @@ def _by_depth(layout: Layout, columns: Mapping[str, Sequence[float]], count: int
         family: tuple(_values(rows, depths[family.split("/")[0]], model) for model in range(count))
         for family, rows in families.items()
     }
-    found = find_filters({name: kinds[family_of[group]] for name, group in layout.group_of.items()})
+    found = find_filters(
+        {name: kinds[family_of[group]] for own, group in layout.group_of.items() for name in known_as(own)}
+    )
     settings: list[Setting] = []
     for model in range(count):
         choices = [Choice(word, kind[model]) for word, kind in found]
