@@ -11,12 +11,13 @@ The first row is what a process takes to start and import what a merge needs; sm
 With `--peer` mergekit 0.1.5 merges the same recipes in the same rounds.
 """
 
+import json
 import os
 import shutil
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -28,6 +29,7 @@ from benchmarks import peer, processes
 from benchmarks.checkpoints import POOLS, SMALL, Pool, Sizes, make
 from benchmarks.processes import Usage
 from benchmarks.table import Row, arguments, show
+from optimizer.merging.stream import Crew
 
 #: `temper merge`, as this environment has it
 TEMPER: tuple[str, ...] = (sys.executable, "-m", "service.cli", "merge")
@@ -75,10 +77,11 @@ ENTRIES: Mapping[str, Entry] = {
 
 @dataclass(frozen=True)
 class Bout:
-    """What one process took, and the floor that was measured right before it."""
+    """What one process took, the floor that was measured right before it, and the disk's speed then."""
 
     usage: Usage
     floor: Usage
+    disk: Mapping[str, float] = field(default_factory=dict)
 
 
 def main() -> None:
@@ -101,8 +104,10 @@ def main() -> None:
         for name, bout in _round(methods, pool, options):
             bouts.setdefault(name, []).append(bout)
     state = "in the page cache" if options.warm else "on the disk only"
-    title = f"merges of {_bytes(_weights(pool.base)) / 2e6:,.0f} million numbers a model, inputs {state}"
-    show(title, [_row(name, found) for name, found in bouts.items()], options.json)
+    numbers = sum(file.stat().st_size for file in _weights(pool.base)) // 2
+    rows = [_row(name, found) for name, found in bouts.items()]
+    facts = {"numbers": numbers, "threads": Crew().size, "rounds": options.rounds, "disk": _disk(bouts.values())}
+    show(f"merges of {numbers / 1e6:,.0f} million numbers a model, inputs {state}", rows, options.json, facts)
 
 
 def _methods(refuse: Callable[[str], Any], given: str | None) -> list[str]:
@@ -129,7 +134,8 @@ def _round(methods: Sequence[str], pool: Pool, options: Namespace) -> Iterator[t
             inputs = [file for folder in folders for file in _weights(folder)]
             for side, merge in sides.items():
                 floor = _settled(inputs, home / "floor", options.warm, lambda: _floor(inputs, home))  # noqa: B023
-                yield method + side, Bout(_settled(inputs, out, options.warm, merge), floor)
+                disk = json.loads(log.read_text())
+                yield method + side, Bout(_settled(inputs, out, options.warm, merge), floor, disk)
 
 
 def _settled(inputs: Sequence[Path], out: Path, warm: bool, measure: Callable[[], Usage]) -> Usage:
@@ -175,8 +181,10 @@ def _weights(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
-def _bytes(files: Sequence[Path]) -> int:
-    return sum(file.stat().st_size for file in files)
+def _disk(bouts: Iterable[Sequence[Bout]]) -> dict[str, float]:
+    """Bytes a second, as the floors have found them."""
+    found = [bout.disk for row in bouts for bout in row if bout.disk]
+    return {way: median(disk[way] for disk in found) for way in ("read", "write")}
 
 
 def _row(name: str, bouts: Sequence[Bout]) -> Row:

@@ -3,9 +3,10 @@
 import argparse
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from rich.console import Console
 from rich.table import Table
@@ -39,8 +40,10 @@ def arguments(about: str) -> argparse.ArgumentParser:
     return parser
 
 
-def show(title: str, rows: Sequence[Row], json_path: Path | None) -> None:
-    """Print the rows, and write them where asked for."""
+def show(
+    title: str, rows: Sequence[Row], json_path: Path | None, facts: Mapping[str, object] = MappingProxyType({})
+) -> None:
+    """Print the rows, and write them where asked for, with `facts` about the run."""
     table = Table(title=title, title_justify="left", box=None, header_style="dim", padding=(0, 2, 0, 0))
     columns = ["what", "seconds", "floor", "ratio", "target", "memory", "the floor is"]
     shown = [column for column in columns if any(_cells(row)[column] for row in rows)]
@@ -52,7 +55,8 @@ def show(title: str, rows: Sequence[Row], json_path: Path | None) -> None:
     if json_path is not None:
         figures = [{**asdict(row), "ratio": row.ratio} for row in rows]
         machine = {"python": platform.python_version(), "machine": platform.machine()}
-        json_path.write_text(json.dumps({"title": title, "machine": machine, "rows": figures}, indent=1) + "\n")
+        content = {"title": title, "machine": machine, **facts, "rows": figures}
+        json_path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _cells(row: Row) -> dict[str, str]:
