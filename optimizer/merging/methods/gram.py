@@ -115,7 +115,7 @@ def gram_by_column(case: Case, vectors: Vectors) -> Generator[Look, list[Any], T
         sums.add(products, block.begin // columns)
 
     yield look
-    pairs = _no_pairs(case).expand(-1, height * columns) if sums.high is None else sums.total()
+    pairs = _no_pairs(case) if sums.high is None else sums.total()
     return _symmetric(pairs)
 
 
