@@ -30,18 +30,14 @@ def companions_of(base: Path, models: Sequence[Path]) -> Mapping[str, Path | byt
     Raises:
         CheckpointError: an unsafe or oversized file, or one that asks for code of its own.
     """
-    owner = template_folder(base, models)
-    generation = owner if file_of(owner, GENERATION) else base
-    return {**tokenizer_files(tokenizer_folder(base, models)), **_files(generation, (GENERATION,))}
+    chatting = template_folder(base, models)
+    owners = [chatting, base, *models]
+    owner = next((owner for owner in owners if any(file_of(owner, name) for name in VOCABULARIES)), None)
+    generation = chatting if file_of(chatting, GENERATION) else base
+    return {**({} if owner is None else tokenizer_files(owner)), **_files(generation, (GENERATION,))}
 
 
-def tokenizer_folder(base: Path, models: Sequence[Path]) -> Path | None:
-    """Whose tokenizer files `companions_of` takes; None where no model has any."""
-    owners = [template_folder(base, models), base, *models]
-    return next((owner for owner in owners if any(file_of(owner, name) for name in VOCABULARIES)), None)
-
-
-def tokenizer_files(folder: Path | None) -> dict[str, Path | bytes]:
+def tokenizer_files(folder: Path) -> dict[str, Path | bytes]:
     """Every file of a folder's tokenizer, its chat template included, by name.
 
     Raises:
@@ -49,15 +45,15 @@ def tokenizer_files(folder: Path | None) -> dict[str, Path | bytes]:
     """
     found = _files(folder, TOKENIZER)
     settings = found.get("tokenizer_config.json")
-    if isinstance(settings, Path) and folder is not None:
+    if isinstance(settings, Path):
         refuse_code(read_json(settings, MAX_TOKENIZER), folder / "tokenizer_config.json")
     return found
 
 
-def _files(folder: Path | None, names: Sequence[str]) -> dict[str, Path | bytes]:
+def _files(folder: Path, names: Sequence[str]) -> dict[str, Path | bytes]:
     found: dict[str, Path | bytes] = {}
     for name in names:
-        if folder is not None and (file := file_of(folder, name)):
+        if file := file_of(folder, name):
             if file.stat().st_size > MAX_TOKENIZER:
                 raise CheckpointError(f"{folder / name}: over {MAX_TOKENIZER:,} bytes")
             found[name] = file

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from optimizer.errors import PoolError, RecipeError
-from optimizer.merging.checkpoint.compatibility import template_folder
 from optimizer.merging.checkpoint.header import language_config
 from optimizer.merging.checkpoint.source import Reader, TensorSource
-from optimizer.merging.companions import companions_of, tokenizer_files, tokenizer_folder
+from optimizer.merging.companions import companions_of, tokenizer_files
 from optimizer.merging.vocabulary.embeddings import Embeddings
 from optimizer.merging.vocabulary.files import Target, chat_files, translated
 from optimizer.merging.vocabulary.members import (
@@ -24,7 +23,7 @@ from optimizer.merging.vocabulary.members import (
 from optimizer.merging.vocabulary.orders import Order, arrange
 from optimizer.merging.vocabulary.request import BASE, UNION, TokenizerRequest
 from optimizer.merging.vocabulary.rows import Column, Flat, VocabularyRows
-from optimizer.merging.vocabulary.tokens import read_pool, read_tokens
+from optimizer.merging.vocabulary.tokens import read_pool
 from optimizer.merging.vocabulary.union import extend
 
 MAX_MULTIPLE = 1 << 16
@@ -170,14 +169,12 @@ def _untouched(pool: Mapping[str, Reader], request: TokenizerRequest) -> Vocabul
     places = {key: reader.folder for key, reader in pool.items()}
     first, *rest = places.values()
     rows = Embeddings.of(next(iter(pool.values()))).rows
-    files = companions_of(first, rest)
     if request.chat_template is None:
-        return Vocabulary(rows, files)
+        return Vocabulary(rows, companions_of(first, rest))
     tokens = read_pool(places)
-    folder = tokenizer_folder(first, rest)
-    core = None if folder is None else read_tokens(folder)
-    owner = template_folder(first, rest)
-    generation = next(key for key, place in places.items() if place == owner)
+    donor = next((key for key, found in tokens.items() if found is not None), next(iter(pool)))
+    core = tokens[donor]
     target = Target(core, {} if core is None else core.ids)
-    companions, notes = chat_files({**files}, request.chat_template, places, tokens, target, generation)
+    files = tokenizer_files(places[donor])
+    companions, notes = chat_files(files, request.chat_template, places, tokens, target, donor)
     return Vocabulary(rows, companions, notes=tuple(notes))

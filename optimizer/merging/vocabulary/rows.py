@@ -57,6 +57,9 @@ class VocabularyRows:
         self.dtype = reduce(torch.promote_types, dtypes)
         new = (origin[1:] != origin[:-1]) | (place[1:] != place[:-1] + 1) | (origin[1:] == BLEND)
         self._starts: list[int] = [0, *(torch.nonzero(new).flatten() + 1).tolist()]
+        # where each run of consecutive rows comes from
+        self._origins: list[int] = origin[self._starts].tolist()
+        self._places: list[int] = place[self._starts].tolist()
         self._known = len(origin)
         self._mean: Tensor | None = None
         self._lock = Lock()
@@ -64,12 +67,17 @@ class VocabularyRows:
     @property
     def straight(self) -> int | None:
         """The one model whose leading rows these are, in their order; None where there is more to it."""
-        order = self._order
-        plain = len(self._starts) == 1 and self._known == self.shape[0] and int(order.place[0]) == 0
-        return int(order.origin[0]) if plain and int(order.origin[0]) != BLEND else None
+        plain = len(self._starts) == 1 and self._known == self.shape[0] and self._places[0] == 0
+        return self._origins[0] if plain and self._origins[0] != BLEND else None
 
     def rows(self, begin: int, end: int) -> Tensor:
-        parts = [self._run(at, stop) for at, stop in self._runs(begin, min(end, self._known))]
+        parts = []
+        at, stop = begin, min(end, self._known)
+        number = bisect_right(self._starts, begin)
+        while at < stop:
+            until = min(stop, self._starts[number]) if number < len(self._starts) else stop
+            parts.append(self._run(number - 1, at, until))
+            at, number = until, number + 1
         if end > self._known:
             padding = end - max(begin, self._known)
             parts.append(self._padding().expand(padding, -1))
@@ -77,19 +85,11 @@ class VocabularyRows:
             return torch.empty((0, self.shape[1]), dtype=self.dtype)
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _runs(self, begin: int, end: int) -> list[tuple[int, int]]:
-        """begin … end cut where the order jumps."""
-        spans = []
-        number = bisect_right(self._starts, begin)
-        while begin < end:
-            stop = min(end, self._starts[number]) if number < len(self._starts) else end
-            spans.append((begin, stop))
-            begin, number = stop, number + 1
-        return spans
-
-    def _run(self, begin: int, end: int) -> Tensor:
-        model, place = int(self._order.origin[begin]), int(self._order.place[begin])
+    def _run(self, number: int, begin: int, end: int) -> Tensor:
+        """Rows of one run."""
+        model = self._origins[number]
         if model != BLEND:
+            place = self._places[number] + begin - self._starts[number]
             return self._sources[model].rows(place, place + end - begin).to(self.dtype)
         pairs = self._order.blends[begin]
         if not pairs:

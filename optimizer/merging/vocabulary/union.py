@@ -67,8 +67,9 @@ def extend(core: Tokens, additions: Sequence[Addition]) -> tuple[dict[str, Path 
     content = _serialised(whole, core, numbers)
     specials = [entry["content"] for entry in entries if entry and entry["special"]]
     template = file_of(core.folder, TEMPLATE)
-    kept: dict[str, Path | bytes] = {} if template is None else {TEMPLATE: template}
-    files = {**kept, TOKENIZER_JSON: content, **_settings(core, entries, specials)}
+    files: dict[str, Path | bytes] = {TOKENIZER_JSON: content, **_settings(core, entries, specials)}
+    if template is not None:
+        files[TEMPLATE] = template
     return files, tuple(remark for remark in remarks if remark)
 
 
