@@ -168,6 +168,7 @@ class HeldPool:
         layout: the groups of the pool's tensors, in the order of coefficients.
         device: where the stacks live and the arithmetic is done.
         steps: what to hold instead of the recipe's own tensors.
+        group_of: the groups of these by name, where they are not those of the layout.
 
     Raises:
         RecipeError, PoolError: see `make_plan`.
@@ -175,18 +176,22 @@ class HeldPool:
     """
 
     def __init__(
-        self, recipe: Recipe, layout: Layout, device: torch.device, steps: Iterable[Step] | None = None
+        self,
+        recipe: Recipe,
+        layout: Layout,
+        device: torch.device,
+        steps: Iterable[Step] | None = None,
+        group_of: Mapping[str, str] | None = None,
     ) -> None:
         self.recipe, self.layout, self.device = recipe, layout, device
         self.models = tuple(recipe.models)
         self.method = find_method(recipe.method)
         check_parameters(recipe, self.method)
         numbers = {group: number for number, group in enumerate(layout.groups)}
-        of_own = make_plan(recipe).steps if steps is None else steps
+        groups = layout.group_of if group_of is None else group_of
+        wanted = make_plan(recipe).steps if steps is None else steps
         self.tensors = [
-            _hold(step, numbers[layout.group_of[step.tensor.name]], device)
-            for step in of_own
-            if step.method is not None
+            _hold(step, numbers[groups[step.tensor.name]], device) for step in wanted if step.method is not None
         ]
 
     @property

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +34,16 @@ class ModulePlace:
         return tensor.reshape(matrix(self.parameter.shape))[self.begin : self.begin + self.rows]
 
 
-def place_tensors(model: nn.Module, recipe: Recipe, layout: Layout) -> tuple[list[Step], dict[str, ModulePlace]]:
-    """The steps of the recipe that fill parameters of `model`, and where by the tensor's name.
+class Placed(NamedTuple):
+    """Tensors that fill a model's parameters: their steps, and by name where they go and their group."""
+
+    steps: Sequence[Step]
+    places: Mapping[str, ModulePlace]
+    group_of: Mapping[str, str]
+
+
+def place_tensors(model: nn.Module, recipe: Recipe, layout: Layout) -> Placed:
+    """The steps of the recipe that fill parameters of `model`, and where.
 
     Where the checkpoint has names or shapes that the model has not (transformers fuses the experts of a mixture into
     one parameter, for one), the base is loaded once by the model's own loader, and its tensors are looked for in the
@@ -60,9 +69,9 @@ def place_tensors(model: nn.Module, recipe: Recipe, layout: Layout) -> tuple[lis
         rest = [step for name, step in steps.items() if name not in places]
         found = _look_for(rest, empty, loaded, layout)
         if found is None:
-            return _as_loaded(model, recipe, next(iter(steps.values())), layout)
+            return _as_loaded(model, recipe, next(iter(steps.values())))
         places |= found
-    return [steps[name] for name in steps if name in places], places
+    return Placed([steps[name] for name in steps if name in places], places, layout.group_of)
 
 
 def _check_groups(model: nn.Module, layout: Layout) -> None:
@@ -130,9 +139,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
 
 
-def _as_loaded(
-    model: nn.Module, recipe: Recipe, pattern: Step, layout: Layout
-) -> tuple[list[Step], dict[str, ModulePlace]]:
+def _as_loaded(model: nn.Module, recipe: Recipe, pattern: Step) -> Placed:
     """Steps over whole parameters, every model's as its loader converts them."""
     method, case = pattern.method, pattern.case
     assert method is not None
@@ -150,9 +157,9 @@ def _as_loaded(
         own = [Operand(owner, StoredTensor(tensors[name])) for owner, tensors in loaded.items()]
         plan = TensorPlan(name, DTYPE_NAMES[own[0].tensor.dtype], tuple(parameter.shape))
         steps.append(Step(plan, own[0], tuple(own[1:]), method, replace(case, tensor=name, shape=plan.shape)))
-    return steps, {
-        name: ModulePlace(parameter, 0, matrix(parameter.shape)[0]) for name, parameter in model.named_parameters()
-    }
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    places = {name: ModulePlace(whole, 0, matrix(whole.shape)[0]) for name, whole in model.named_parameters()}
+    return Placed(steps, places, Layout.of_shapes(shapes).group_of)
 
 
 def _by_number(method: Method) -> bool:

@@ -64,8 +64,8 @@ class ResidentMerge:
         self.device = torch.device(device or next(iter(model.parameters())).device)
         start = Coefficients.constant(self.models, layout.groups, dict.fromkeys(models, 1 / max(1, len(models))))
         recipe = Recipe(base, models, method, start, parameters=dict(parameters), seed=seed)
-        steps, places = place_tensors(model, recipe, layout)
-        self._pool = HeldPool(recipe, layout, self.device, steps)
+        steps, places, group_of = place_tensors(model, recipe, layout)
+        self._pool = HeldPool(recipe, layout, self.device, steps, group_of)
         self._entries = [_Entry(held, places[held.name]) for held in self._pool.tensors]
         self._places: dict[str, list[Place]] = {
             entry.held.name: [Place.whole(entry.place.of(entry.place.parameter.detach()))] for entry in self._entries
