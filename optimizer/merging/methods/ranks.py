@@ -33,8 +33,9 @@ def sample_step(numel: int, columns: int) -> int:
 
 
 def sampled(keys: Tensor, begin: int, step: int) -> Tensor:
-    """Those keys of a block that begins at `begin` whose position in the flat tensor is a multiple of `step`."""
-    return keys.reshape(-1)[-begin % step :: step].cpu()
+    """Those keys of a block that begins at `begin` whose position in the flat tensor is a multiple of `step`, in memory
+    of their own: a view would keep all keys of all blocks."""
+    return keys.reshape(-1)[-begin % step :: step].clone().cpu()
 
 
 def find_ranks(key: Key, ranks: Sequence[int], sample: Tensor, numel: int) -> Generator[Look, list[Any], list[Rank]]:

@@ -105,6 +105,10 @@ def test_cut_leaves_so_many_equal_keys_before_it(size: int, width: int, data: st
     assert float(keys[cut - 1]) == value
 
 
+def test_samples_hold_no_more_memory_than_their_keys() -> None:
+    assert sampled(draw(1000), 0, 10).untyped_storage().nbytes() == 100 * 4
+
+
 @pytest.mark.parametrize(("numel", "columns"), [(10, 5), (2**27, 4096), (43 * 2**22, 11008), (2**31, 2**31)])
 def test_samples_are_large_enough_and_see_all_columns(numel: int, columns: int) -> None:
     step = sample_step(numel, columns)
