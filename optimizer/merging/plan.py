@@ -29,13 +29,21 @@ class Operand(NamedTuple):
 @dataclass(frozen=True)
 class Step:
     """One tensor of the result: `method` over `models` (and `base`) as `case` says, or, without a method, the tensor
-    of `base` as it is. All tensors have the shape of the result."""
+    of `base` as it is. All tensors have the shape of the result.
+
+    Raises:
+        RecipeError: parameters that do not go together (see `Method.check`).
+    """
 
     tensor: TensorPlan
     base: Operand | None
     models: tuple[Operand, ...] = ()
     method: Method | None = None
     case: Case | None = None
+
+    def __post_init__(self) -> None:
+        if self.method is not None and self.case is not None and self.method.check is not None:
+            self.method.check(self.case)
 
     @property
     def operands(self) -> tuple[Operand, ...]:
@@ -82,8 +90,8 @@ def make_plan(recipe: Recipe) -> Plan:
     check_count(method, len(recipe.models))
     if recipe.dtype != "auto" and recipe.dtype not in DTYPE_OF:
         raise RecipeError(f"dtype {recipe.dtype!r} found, expected auto, {', '.join(DTYPE_OF)}")
-    base = _open(recipe.base)
-    experts = {name: _open(path) for name, path in recipe.models.items()}
+    base = open_reader(recipe.base)
+    experts = {name: open_reader(path) for name, path in recipe.models.items()}
     layout = Layout.of(base.infos)
     _same_tensors(base, experts, layout)
     columns = check_coefficients(recipe, layout.groups)
@@ -107,7 +115,7 @@ def make_plan(recipe: Recipe) -> Plan:
     )
 
 
-def _open(path: Path) -> Reader:
+def open_reader(path: Path) -> Reader:
     """A folder, whatever characters its name has, or a reference such as `organisation/name@revision+adapter`."""
     return open_model(path if path.is_dir() else str(path))
 

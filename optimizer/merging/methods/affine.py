@@ -91,7 +91,7 @@ def _slopes(block: Block, case: Case, state: Any) -> list[Tensor]:
     return task_vectors(block) if scale == 1 else [tau * scale for tau in task_vectors(block)]
 
 
-def _linear_weights(case: Case, facts: Any) -> tuple[float, ...]:
+def _check_linear(case: Case) -> None:
     weights = case.each["weight"]
     if case.shared["normalize"] and abs(sum(weights)) < TINY:
         raise RecipeError(
@@ -99,10 +99,10 @@ def _linear_weights(case: Case, facts: Any) -> tuple[float, ...]:
             "linear with normalize divides by their sum",
             mend="change the weights, or set normalize: false",
         )
-    return weights
 
 
 def _linear(block: Block, case: Case, state: Any) -> Tensor:
+    _check_linear(case)
     weights: tuple[float, ...] = state
     if case.shared["normalize"] or sum(weights) == 1.0:
         return average(block, weights)
@@ -175,8 +175,9 @@ ROWS = (
         (WEIGHT, Parameter("normalize", 1.0, boolean=True, meaning="divide the weights by their sum")),
         _linear,
         base=Base.UNUSED,
-        weigh=_linear_weights,
+        weigh=_own_weights,
         slopes=_linear_slopes,
+        check=_check_linear,
         affine=True,
     ),
     Method(

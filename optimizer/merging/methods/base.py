@@ -101,6 +101,8 @@ class Method:
         slopes: for methods that are linear in their coefficients as long as `normalize` is off: (sparsified block,
             case, state) → one [rows, columns] a model, ∂θ/∂weight_t. None: not linear.
         coefficient: the parameter that a search moves first ("weight", or "t" of the two-model methods).
+        check: (case) → RecipeError where parameters that are each in range do not go together. Planning calls it, so
+            that nothing is read in vain.
         affine: with a NaN in any input the result has one too, so that damage in a file cannot be missed.
     """
 
@@ -116,6 +118,7 @@ class Method:
     weigh: Callable[[Case, Any], Any] | None = None
     slopes: Callable[[Block, Case, Any], Sequence[Tensor]] | None = None
     coefficient: str = "weight"
+    check: Callable[[Case], object] | None = None
     affine: bool = False
 
     @property

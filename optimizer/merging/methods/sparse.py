@@ -5,6 +5,7 @@ from optimizer.merging.methods.base import Method, Parameter
 from optimizer.merging.methods.consensus import add_up, call, elect, share, slopes
 from optimizer.merging.methods.sparsify import (
     Rule,
+    check_probabilities,
     drop_at_random,
     drop_by_rank,
     preparing,
@@ -48,6 +49,7 @@ def _row(
         sparsify=sparsify,
         weigh=call if votes else share,
         slopes=None if votes else slopes,
+        check=check_probabilities if EPSILON in own else None,
     )
 
 
