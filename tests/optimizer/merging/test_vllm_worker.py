@@ -1,10 +1,13 @@
 """A recipe loaded inside vLLM answers exactly as its checkpoint on disk, and nothing is written for it."""
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from datagen.engines.base import Sampling
 from datagen.engines.vllm import VllmEngine
@@ -13,6 +16,7 @@ from optimizer.merging.checkpoint.compatibility import check_pool
 from optimizer.merging.merge import write_merge
 from optimizer.merging.recipe import Coefficients, ExportSettings, Recipe, recipe_to_json
 from service.demo.zoo import Zoo
+from tests.optimizer.merging.pools import add_tokenizer, make_pool
 
 PROMPTS = ("hello", "what is this ?", "please tell me about the zorin gem", "a b c d e f g")
 GREEDY = Sampling(max_tokens=24)
@@ -115,3 +119,34 @@ def test_coefficients_that_do_not_fit_what_is_held(holding: VllmEngine, zoo: Zoo
     with pytest.raises(EngineError, match="not JSON"):
         holding.call("load_coefficients", "{")
     assert len(answers(holding)) == len(PROMPTS)
+
+
+def test_a_head_tied_to_the_embedding_answers_with_the_new_weights(tmp_path: Path) -> None:
+    """An engine of its own: the zoo's heads are not tied. Reloaded or written in place, the answers are those of an
+    engine that was started on the merge."""
+    sizes = {"hidden_size": 128, "head_dim": 32, "initializer_range": 0.2}
+    base, models = make_pool(tmp_path, ("a", "b"), "qwen3", **sizes)
+    groups = check_pool(base, models).groups
+    recipe = Recipe(base, models, "ties", Coefficients.constant(("a", "b"), groups, {"a": 0.9, "b": 0.4}))
+    write_merge(recipe, tmp_path / "out", ExportSettings(), card="")
+    for folder in (base, *models.values(), tmp_path / "out"):
+        add_tokenizer(folder)
+    found = {}
+    with VllmEngine(base, worker_extension="optimizer.merging.vllm_worker.MergeWorker", max_model_len=64) as engine:
+        found["base"] = answers(engine)
+        engine.load(tmp_path / "out")
+        found["loaded"] = answers(engine)
+        engine.call("hold", recipe_to_json(recipe))
+        engine.call("load_coefficients", table_of(recipe))
+        found["held"] = answers(engine)
+    wanted = []
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    for prompt in PROMPTS:
+        inputs = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], return_tensors="pt", return_dict=True
+        )
+        made = model.generate(**inputs, max_new_tokens=GREEDY.max_tokens, do_sample=False)
+        wanted.append(tokenizer.decode(made[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+    assert found["loaded"] == found["held"] == wanted
+    assert found["base"] != wanted
