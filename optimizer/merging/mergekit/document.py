@@ -14,7 +14,7 @@ import yaml
 from optimizer.errors import RecipeError
 
 #: a recipe with a hundred layers written out one by one for ten models has about 20,000 nodes
-MAX_NODES = 200_000
+MAX_NODES = 100_000
 MAX_CHARACTERS = 4 << 20
 MAX_DEPTH = 24
 MAX_DOCUMENTS = 100
