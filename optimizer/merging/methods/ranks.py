@@ -120,23 +120,3 @@ def _within(ordered: Tensor, place: int, before: int) -> Rank:
     value = ordered[place]
     first, last = (int(torch.searchsorted(ordered, value, side=side)) for side in ("left", "right"))
     return Rank(float(value), before + first, last - first)
-
-
-def find_cut(key: Key, value: float, keep: int) -> Generator[Look, list[Any], int]:
-    """The position in the flat tensor before which there are `keep` keys that equal `value`, at least one."""
-    counts: list[tuple[int, int]] = yield lambda block: (block.begin, int((key(block) == value).sum()))
-    place, seen = 0, 0
-    for begin, count in counts:
-        place = begin
-        if seen + count >= keep:
-            break
-        seen += count
-
-    def look(block: Block) -> int:
-        if block.begin != place:
-            return 0
-        equal = (key(block).reshape(-1) == value).nonzero()
-        return place + 1 + int(equal[keep - seen - 1])
-
-    positions: list[int] = yield look
-    return max(positions)

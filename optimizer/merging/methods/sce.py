@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from optimizer.merging.methods.affine import task_vectors
-from optimizer.merging.methods.base import Block, Case, Look, Method, Parameter, block_dtype, matrix
+from optimizer.merging.methods.base import Block, Case, Look, Method, Parameter, block_dtype
+from optimizer.merging.methods.bits import choose
 from optimizer.merging.methods.gram import exact_sum, row_sums
-from optimizer.merging.methods.ranks import find_cut, find_ranks, sample_step, sampled
+from optimizer.merging.methods.selection import Cutoff, Target, find_cutoffs
 
 #: sum of the mean squares below which all models weigh the same, and the least sum of weights that divides
 LEAST = 1e-6
@@ -19,11 +20,10 @@ LEAST = 1e-6
 
 @dataclass(frozen=True)
 class Facts:
-    """`threshold`: numbers whose variance is larger are kept, and those equal to it up to position `cut`; None: all
-    are. `squares`: each model's sum of squares of what is kept of its task vector."""
+    """`cutoff`: down to which variance numbers are kept, None: all are. `squares`: each model's sum of squares of what
+    is kept of its task vector."""
 
-    threshold: float | None
-    cut: int
+    cutoff: Cutoff | None
     squares: tuple[float, ...]
 
 
@@ -40,72 +40,40 @@ def variance(block: Block) -> Tensor:
     total = mean * mean
     for move in apart:
         total += (move - mean).square_()
-    return total / count
+    return total.div_(count).abs_()  # clears the sign that a NaN may have
 
 
 def _facts(case: Case) -> Generator[Look, list[Any], Facts]:
-    threshold, cut = (None, 0) if case.shared["select_topk"] >= 1 else (yield from _select(case))
+    cutoff = None if case.shared["select_topk"] >= 1 else (yield from _select(case))
 
     def look(block: Block) -> Tensor:
-        kept = _kept(block, threshold, cut)
-        moves = task_vectors(block)
-        return torch.stack(
-            [row_sums((move if kept is None else move * kept).double().square()) for move in moves]
-        ).cpu()
+        moves = task_vectors(_selected(block, cutoff))
+        return torch.stack([row_sums(move.double().square_()) for move in moves]).cpu()
 
     found = yield look
     squares = exact_sum(torch.cat(found, dim=-1).T).tolist() if found else [0.0] * len(case.models)
-    return Facts(threshold, cut, tuple(squares))
+    return Facts(cutoff, tuple(squares))
 
 
-def _select(case: Case) -> Generator[Look, list[Any], tuple[float, int]]:
-    """Variance and position from which on numbers are dropped. k of them are kept, k being the part `select_topk` of
-    those that differ at all, in float32 as mergekit has it; of equal variances, the first in the tensor."""
-    rows, columns = matrix(case.shape)
-    numel = rows * columns
-    step = sample_step(numel, columns)
-
-    def look(block: Block) -> tuple[int, Tensor]:
-        keys = variance(block)
-        return int(keys.count_nonzero()), sampled(keys, block.begin, step)
-
-    found = yield look
-    differing = sum(count for count, _ in found)
-    keep = int(torch.tensor(differing) * case.shared["select_topk"])
-    if keep <= 0:
-        return math.inf, 0
-    (place,) = yield from find_ranks(variance, [numel - keep], torch.cat([part for _, part in found]), numel)
-    if place.equal == 0:  # a NaN among the numbers: nothing is kept, and whoever drives the merge finds it
-        return math.nan, 0
-    keep -= numel - place.below - place.equal
-    if keep == place.equal:
-        return place.value, numel
-    return place.value, (yield from find_cut(variance, place.value, keep))
+def _select(case: Case) -> Generator[Look, list[Any], Cutoff]:
+    """k numbers are kept, k being the part `select_topk` of those on which the models differ at all, in float32 as
+    mergekit has it; of equal variances, the first in the tensor."""
+    counts = yield lambda block: int(variance(block).count_nonzero())
+    keep = int(torch.tensor(sum(counts)) * case.shared["select_topk"])
+    (cutoff,) = yield from find_cutoffs([variance], [Target(0, keep)], math.prod(case.shape))
+    return cutoff
 
 
-def _kept(block: Block, threshold: float | None, cut: int) -> Tensor | None:
-    """[rows, columns], 1 where numbers are kept and 0 where not, in the dtype of the arithmetic; None: all are."""
-    if threshold is None:
-        return None
-    keys = variance(block)
-    equal = cut - block.begin
-    compare = torch.ge if equal >= keys.numel() else torch.gt
-    kept = compare(keys, threshold, out=torch.empty_like(keys))
-    if 0 < equal < keys.numel():
-        kept.view(-1)[:equal] += keys.view(-1)[:equal] == threshold
-    return kept
+def _selected(block: Block, cutoff: Cutoff | None) -> Block:
+    """With the base's numbers in all models where they are not kept."""
+    if cutoff is None:
+        return block
+    kept = cutoff.mask(variance(block), block.begin)
+    return Block(block.base, tuple(choose(kept, model, block.root) for model in block.models), block.begin)
 
 
 def _sparsify(block: Block, case: Case, facts: Facts) -> Block:
-    kept = _kept(block, facts.threshold, facts.cut)
-    if kept is None:
-        return block
-    models = []
-    for model in block.models:
-        dtype = torch.promote_types(model.dtype, block.root.dtype)
-        # at 0 and 1 an interpolation is a choice, and many times as fast as one by `where`
-        models.append(torch.lerp(block.root.to(dtype), model.to(dtype), kept.to(dtype)))
-    return Block(block.base, tuple(models), block.begin)
+    return _selected(block, facts.cutoff)
 
 
 def _weights(case: Case, facts: Facts) -> tuple[float, ...]:

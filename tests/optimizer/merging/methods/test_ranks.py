@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from optimizer.merging.methods.base import Block, Look
-from optimizer.merging.methods.ranks import Rank, find_cut, find_ranks, sample_step, sampled
+from optimizer.merging.methods.ranks import Rank, find_ranks, sample_step, sampled
 from tests.optimizer.merging.methods.driving import draw
 
 
@@ -93,16 +93,6 @@ def test_cuts_and_samples_do_not_matter(size: int, width: int, step: int, values
     assert torch.equal(torch.cat(parts), keys[::step])
     (found,), _ = driven(find_ranks(key, [rank], torch.cat(parts), size), keys, width)
     assert found == wanted(keys, rank)
-
-
-@given(st.integers(1, 200), st.integers(1, 50), st.data())
-def test_cut_leaves_so_many_equal_keys_before_it(size: int, width: int, data: st.DataObject) -> None:
-    keys = (draw(size) * 2).round()
-    value = float(keys[data.draw(st.integers(0, size - 1))])
-    keep = data.draw(st.integers(1, int((keys == value).sum())))
-    cut, _ = driven(find_cut(key, value, keep), keys, width)
-    assert int((keys[:cut] == value).sum()) == keep
-    assert float(keys[cut - 1]) == value
 
 
 def test_samples_hold_no_more_memory_than_their_keys() -> None:

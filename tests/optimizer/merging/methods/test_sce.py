@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from optimizer.merging.methods import ranks
+from optimizer.merging.methods import selection
 from optimizer.merging.methods.base import Block
 from optimizer.merging.methods.sce import variance
 from tests.optimizer.merging.methods.driving import bits, merge, pool
@@ -111,10 +111,10 @@ def test_order_of_the_models_changes_nothing_but_rounding(seed: int, order: list
     assert torch.allclose(sce([models[i] for i in order], base), sce(models, base), atol=1e-5)
 
 
-def test_a_small_sample_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     base, *models = pool(3, 70, 40)
     whole = [sce(models, base, topk) for topk in (0.01, 0.4, 0.99)]
-    monkeypatch.setattr(ranks, "SAMPLE", 64)
+    monkeypatch.setattr(selection, "SMALL", 64)
     assert [bits(sce(models, base, topk, 9)) for topk in (0.01, 0.4, 0.99)] == [bits(tensor) for tensor in whole]
 
 
@@ -138,7 +138,7 @@ def test_scalars_and_empty_tensors(shape: tuple[int, ...], topk: float) -> None:
 
 def test_damage_does_not_stop_the_search_for_a_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who drives the merge looks for damage in the models, once the method has had its way."""
-    monkeypatch.setattr(ranks, "SAMPLE", 16)
+    monkeypatch.setattr(selection, "SMALL", 16)
     base, *models = pool(2, 30, 10)
     models[1][5:9] = math.nan
     assert sce(models, base, 0.5).shape == (30, 10)
