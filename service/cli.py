@@ -194,6 +194,39 @@ def run(
 
 
 @app.command()
+def merge(
+    recipe: Annotated[Path, typer.Argument(help="A recipe: mergekit's YAML or Temper's.", metavar="RECIPE.YAML")],
+    out: Annotated[Path | None, typer.Argument(help="Folder of the result; must not exist.", metavar="OUT")] = None,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="Threads that compute; 0: one a core, at most 8.", min=0)] = 0,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16, whatever the recipe says.")] = None,
+    shard_size: Annotated[str, typer.Option(help="Most bytes of tensors in a file: 500MB, 5GB.")] = "5GB",
+    seed: Annotated[int | None, typer.Option(help="Seed of random masks.")] = None,
+    allow: Annotated[
+        list[str] | None, typer.Option(help="A key of config.json in which models may differ; may be repeated.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would read, write and take.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Merge models by a recipe, without a search. Nothing appears at OUT before all of it is there."""
+    from service.merging import Wanted, merge_recipe
+
+    merge_recipe(
+        recipe, out, Wanted(device, threads, dtype, shard_size, seed, tuple(allow or ())), console, dry_run, as_json
+    )
+
+
+@app.command("to-mergekit")
+def to_mergekit(
+    recipe: Annotated[Path, typer.Argument(help="A Temper recipe.", metavar="RECIPE.YAML")],
+) -> None:
+    """Print a Temper recipe in mergekit's format: mergekit makes the same tensors of it."""
+    from optimizer.merging.recipe_file import RecipeFile
+
+    typer.echo(RecipeFile.read(recipe).in_mergekit_format(), nl=False)
+
+
+@app.command()
 def inspect(
     models: Annotated[
         list[str],

@@ -17,6 +17,8 @@ from optimizer.merging.recipe import ExportSettings, Recipe, recipe_to_yaml
 from optimizer.merging.stream import Crew, merged_pieces
 
 RECIPE = "recipe.yaml"
+#: what mergekit calls its recipe in a result's folder
+MERGEKIT = "mergekit_config.yml"
 CARD = "README.md"
 
 #: called with (bytes done, bytes in all, "bytes", the tensor's name); may raise to stop

@@ -24,6 +24,8 @@ from optimizer.merging.checkpoint.source import DTYPES
 #: bytes after which what was written is sent on to the disk, while the merge goes on; else all of it waits for the end
 FLUSH = 64 << 20
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+#: sizes as `parse_size` reads them
+SIZES = re.compile(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB)")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class TensorPlan:
 
 def parse_size(text: str) -> int:
     """ "5GB" in bytes; units are decimal, as on the Hub."""
-    number, unit = re.fullmatch(r"([\d.]+)\s*(KB|MB|GB)", text).groups()  # type: ignore[union-attr]
+    number, unit = SIZES.fullmatch(text).groups()  # type: ignore[union-attr]
     return int(float(number) * _UNITS[unit])
 
 
