@@ -199,7 +199,7 @@ class LandedMerge:
     def __init__(
         self, model: nn.Module, pool: HeldPool, layers: Iterable[_Layer], pack: Callable[[nn.Module], None] | None
     ) -> None:
-        self._pool, self._pack = pool, pack
+        self._pool, self.pack = pool, pack
         self._layers = [layer for layer in layers if pack is not None or self._holds_base(layer)]
         self._tied = tied_modules(model)
         self._by_name = {held.name: held for held in pool.tensors}
@@ -235,10 +235,10 @@ class LandedMerge:
         self._pool.write([self._by_name[name] for name in places], places, settings)
         for module, name, whole in fresh:
             setattr(module, name, nn.Parameter(whole, requires_grad=False))
-        if self._pack is not None:
+        if self.pack is not None:
             for layer in layers:
                 for module in (layer.module, *self._tied.get(layer.module, ())):
-                    self._pack(module)
+                    self.pack(module)
 
     @torch.no_grad()
     def _holds_base(self, layer: _Layer) -> bool:

@@ -89,12 +89,12 @@ class HeldMerge:
         trace = LoadTrace(model, self._pool.tensors)
         with trace:
             worker.reload(base_tensors(self._pool))
-        self._landed = LandedMerge(model, self._pool, trace.layers(), repack if own.type == "cpu" else None)
+        self.landed = LandedMerge(model, self._pool, trace.layers(), repack if own.type == "cpu" else None)
 
     @property
     def lost(self) -> tuple[str, ...]:
         """Tensors whose place in the model is unknown: merges that change them go through vLLM's own loading."""
-        return self._landed.lost
+        return self.landed.lost
 
     def forget(self) -> None:
         """The model no longer has what was last written."""
@@ -114,11 +114,11 @@ class HeldMerge:
         stale = {group for group, value in enumerate(wanted) if value != self._applied[group]}
         for group in stale:
             self._applied[group] = None  # an interrupted pass leaves no group marked as written
-        if self._landed.lost and stale:
+        if self.landed.lost and stale:
             self._worker.reload(self._merged(settings))
             stale = set(range(len(wanted)))
         else:
-            self._landed.write(stale, settings)
+            self.landed.write(stale, settings)
         for group in stale:
             self._applied[group] = wanted[group]
 

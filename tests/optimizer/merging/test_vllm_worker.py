@@ -124,8 +124,9 @@ def test_coefficients_that_do_not_fit_what_is_held(holding: VllmEngine, zoo: Zoo
 def test_a_head_tied_to_the_embedding_answers_with_the_new_weights(tmp_path: Path) -> None:
     """An engine of its own: the zoo's heads are not tied. Reloaded or written in place, the answers are those of an
     engine that was started on the merge."""
-    sizes = {"hidden_size": 128, "head_dim": 32, "initializer_range": 0.2}
-    base, models = make_pool(tmp_path, ("a", "b"), "qwen3", **sizes)
+    base, models = make_pool(
+        tmp_path, ("a", "b"), "qwen3", hidden_size=128, head_dim=32, initializer_range=0.2, intermediate_size=64
+    )
     groups = check_pool(base, models).groups
     recipe = Recipe(base, models, "ties", Coefficients.constant(("a", "b"), groups, {"a": 0.9, "b": 0.4}))
     write_merge(recipe, tmp_path / "out", ExportSettings(), card="")
