@@ -167,9 +167,9 @@ def _l1_scales(keeps: list[Keep | None]) -> Generator[Look, list[Any], list[floa
             norms.append((float(whole.double().sum()), float(kept.double().sum())))
         return norms
 
-    blocks = yield look
-    for (i, _), parts in zip(dropping, zip(*blocks, strict=True), strict=True):
-        before, after = (math.fsum(values) for values in zip(*parts, strict=True))
+    blocks: list[list[tuple[float, float]]] = yield look
+    for place, (i, _) in enumerate(dropping):
+        before, after = (math.fsum(block[place][side] for block in blocks) for side in (0, 1))
         if before >= FAINT and after >= FAINT:
             # no finer than float32: sums of float64 differ in their last bits with the cut into blocks
             scales[i] = float(np.float32(before / after))
