@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from tests.parity.cases import Case
@@ -28,6 +29,13 @@ def template(folder: Path) -> str | None:
         return file.read_text()
     found: str | None = json.loads((folder / "tokenizer_config.json").read_text()).get("chat_template")
     return found
+
+
+def said(text: str | None) -> str | None:
+    """What a template makes of a talk: a built-in one is called the same in mergekit and written differently."""
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}, {"role": "user", "content": "?"}]
+    jinja = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    return None if text is None else jinja.from_string(text).render(messages=talk, add_generation_prompt=True)
 
 
 @pytest.mark.parametrize("case", VOCABULARIES, ids=lambda case: case.name)
@@ -59,4 +67,4 @@ def test_the_configuration_has_the_size_of_the_embedding(case: Case, bench: Benc
 @pytest.mark.parametrize("case", TEMPLATES, ids=lambda case: case.name)
 def test_the_chat_template_is_the_one_that_mergekit_takes(case: Case, bench: Bench) -> None:
     ours = merge(bench.text(case), bench.out(case, "temper"))
-    assert template(ours) == template(bench.peers(case))
+    assert said(template(ours)) == said(template(bench.peers(case)))

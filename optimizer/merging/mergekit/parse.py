@@ -87,7 +87,8 @@ def _top_level(document: Cursor) -> dict[str, Cursor]:
     for key in entries.keys() - set(KEYS):
         if any(method.parameter(key) for method in METHODS.values()):
             raise entries[key].error(f"unknown key {key!r}", f"{key} is a parameter: write it under `parameters:`")
-    fields = {key: entry for key, entry in document.fields(KEYS).items() if entry.value not in ([], {})}
+    # an empty block asks for a tokenizer all the same, by its defaults
+    fields = {k: entry for k, entry in document.fields(KEYS).items() if k == "tokenizer" or entry.value not in ([], {})}
     if "merge_method" not in fields:
         raise document.error("no merge_method found", f"add `merge_method:`, one of {', '.join(METHODS)}")
     given = [key for key in INPUTS if key in fields]
