@@ -142,13 +142,14 @@ def read_documents(text: str, origin: str) -> tuple[Cursor, ...]:
     """
     if len(text) > MAX_CHARACTERS:
         raise RecipeError(f"{origin}: {len(text):,} characters, at most {MAX_CHARACTERS:,} are read")
-    expansion = _Expansion(origin)
     found = []
     try:
         loader = _Loader(text)
         while loader.check_node():
             node = loader.get_node()
             assert node is not None
+            expansion = _Expansion(origin)
+            expansion.weigh(node)
             document = expansion.cursor(node, "", None, 0)
             if document.value is not None:
                 found.append(document)
@@ -184,21 +185,41 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Expansion:
-    """Nodes into cursors. Aliases lead to the same node again and again, so what is counted is what comes out."""
+    """Nodes into cursors. Aliases lead to the same node again and again, so what counts is what comes out."""
 
     def __init__(self, origin: str) -> None:
         self.origin = origin
-        self.count = 0
         self._constructor = yaml.SafeLoader("")
+        self._weights: dict[int, int | None] = {}
+
+    def weigh(self, node: yaml.Node) -> int:
+        """How many values the node stands for; every node is looked at once, so this is quick for any text.
+
+        Raises:
+            RecipeError: too many, or the node is inside itself.
+        """
+        place = Cursor(self.origin, "", node.start_mark.line + 1, None)
+        if id(node) in self._weights:
+            if (known := self._weights[id(node)]) is None:
+                raise place.error("an alias inside itself")
+            return known
+        self._weights[id(node)] = None
+        inner: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            inner = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            inner = node.value
+        weight = 1 + sum(self.weigh(part) for part in inner)
+        if weight > MAX_NODES:
+            raise place.error(f"more than {MAX_NODES:,} values when all aliases are written out")
+        self._weights[id(node)] = weight
+        return weight
 
     def cursor(self, node: yaml.Node, path: str, line: int | None, depth: int) -> Cursor:
         """`line`: where the key of the value stands, None where it has none."""
         place = Cursor(self.origin, path, node.start_mark.line + 1 if line is None else line, None)
-        self.count += 1
         if depth > MAX_DEPTH:
-            raise place.error(f"nested deeper than {MAX_DEPTH} levels, or inside itself")
-        if self.count > MAX_NODES:
-            raise place.error(f"more than {MAX_NODES:,} values when all aliases are written out")
+            raise place.error(f"nested deeper than {MAX_DEPTH} levels")
         if isinstance(node, yaml.MappingNode) and node.tag == f"{_YAML}map":
             entries = {
                 key: self.cursor(value, f"{path}.{key}" if path else key, mark, depth + 1)
@@ -223,7 +244,6 @@ class _Expansion:
             if key.tag == _MERGE:
                 for other in self._merged(value, place, depth):
                     merged = {**self._pairs(other, place, depth + 1), **merged}
-                    self.count += len(merged)
             elif key.value in own:
                 raise Cursor(self.origin, place.path, line, None).error(
                     f"key {key.value!r} twice, first in line {own[key.value][0]}", "leave one of them out"
@@ -233,9 +253,8 @@ class _Expansion:
         return {**merged, **own}
 
     def _merged(self, value: yaml.Node, place: Cursor, depth: int) -> Iterator[yaml.MappingNode]:
-        self.count += 1
-        if depth > MAX_DEPTH or self.count > MAX_NODES:
-            raise place.error(f"more than {MAX_NODES:,} values or {MAX_DEPTH} levels when merge keys are written out")
+        if depth > MAX_DEPTH:
+            raise place.error(f"merge keys nested deeper than {MAX_DEPTH} levels")
         for node in value.value if isinstance(value, yaml.SequenceNode) else [value]:
             if not isinstance(node, yaml.MappingNode):
                 raise place.error("the merge key << takes names with values")

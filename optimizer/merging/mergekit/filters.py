@@ -1,6 +1,7 @@
 """Substrings that tell groups of tensors apart, as mergekit's filters do: the first that fits decides. No torch."""
 
 import re
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
 from typing import TypeVar
 
@@ -17,7 +18,8 @@ def find_filters(kinds: Mapping[str, Kind]) -> list[tuple[str | None, Kind]]:
     """(filter, kind) in order, so that the first filter that is part of a tensor's name leads to its kind; the last is
     None, for all that is left. `kinds` is by tensor name and the same in all layers of a stack.
 
-    Taken greedily: of all runs of a name's segments that fit tensors of one kind only, the one that fits most of them.
+    Taken greedily: of all runs of a name's segments that fit tensors of one kind only, the one that fits all of that
+    kind, else the one that fits the most.
 
     Raises:
         RecipeError: no such list exists.
@@ -26,12 +28,15 @@ def find_filters(kinds: Mapping[str, Kind]) -> list[tuple[str | None, Kind]]:
     words = sorted({word for pattern in left for word in _words(pattern)}, key=_plainness)
     found: list[tuple[str | None, Kind]] = []
     while len(set(left.values())) > 1:
-        best: tuple[str, list[Pattern]] = ("", [])
-        for word in words:
-            fits = [pattern for pattern in left if any(word in part for part in pattern)]
-            if len(fits) > len(best[1]) and len({left[pattern] for pattern in fits}) == 1:
-                best = (word, fits)
-        word, fits = best
+        counts = Counter(left.values())
+        word, fits, best = "", list[Pattern](), (False, 0)
+        for other in words:
+            found_here = [pattern for pattern in left if any(other in part for part in pattern)]
+            if len({left[pattern] for pattern in found_here}) != 1:
+                continue
+            score = (len(found_here) == counts[left[found_here[0]]], len(found_here))
+            if score > best:
+                word, fits, best = other, found_here, score
         if not fits:
             break
         found.append((word, left[fits[0]]))

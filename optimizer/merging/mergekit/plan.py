@@ -73,8 +73,6 @@ def plan_mergekit(recipe: MergekitRecipe, options: PlanOptions | None = None) ->
     """
     options = options or PlanOptions()
     readers = {reference: options.open(reference) for reference in recipe.references}
-    for reference, reader in readers.items():
-        _refuse_quantised(reference, reader)
     vocabulary = vocabulary_of(recipe, readers, options.folder)
     work = Work(recipe, find_method(recipe.merge_method), readers, vocabulary, options.seed)
     donor = next(iter(readers))
@@ -95,13 +93,6 @@ def plan_mergekit(recipe: MergekitRecipe, options: PlanOptions | None = None) ->
         {str(reference): reader.folder for reference, reader in readers.items()},
         vocabulary.notes,
     )
-
-
-def _refuse_quantised(reference: ModelReference, reader: Reader) -> None:
-    odd = next((n for n, info in reader.infos.items() if info.dtype.startswith("F8")), None)
-    if odd or reader.config.get("quantization_config"):
-        found = f"tensor {odd} is in {reader.infos[odd].dtype}" if odd else "quantised weights"
-        raise PoolError(f"{reference}: {found}; such weights cannot be merged", mend="give the unquantised checkpoint")
 
 
 def _step(work: Work, part: Part, piece: Slice, place: Place) -> Step:

@@ -25,6 +25,12 @@ def test_anchors_and_merge_keys_are_written_out() -> None:
     assert {key: entry.value for key, entry in fields["w"].entries().items()} == {"a": 5, "b": 2}
 
 
+def test_anchors_belong_to_their_document() -> None:
+    texts = [f"a: &x [{i}, {i}]\nb: [*x, *x]\n" for i in range(50)]
+    documents = read_documents("---\n".join(texts), "r.yml")
+    assert [document.entries()["b"].items()[1].items()[0].value for document in documents] == list(range(50))
+
+
 def bomb(levels: int, width: int) -> str:
     lines = ["a0: &a0 [x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * width)}]" for i in range(1, levels)]
@@ -43,7 +49,7 @@ def merge_bomb(levels: int, width: int) -> str:
         (bomb(12, 9), ["more than 100,000 values", "aliases"]),
         (merge_bomb(12, 9), ["more than 100,000 values"]),
         ("a: &a\n- *a", ["line", "inside itself"]),
-        ("a: &a {<<: *a}", ["line 1"]),
+        ("a: &a {<<: *a}", ["line 1", "inside itself"]),
         ("[" * 3000, ["deeper than 24"]),
         ("a: " * 40 + "x", ["line 1", "not a plain YAML file"]),
         ("x: 1\ny: !!python/object:os.system {}", ["line 2", "tag 'python/object:os.system'"]),

@@ -1,7 +1,7 @@
 """What a setting is worth for a tensor at a depth."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimizer.merging.checkpoint.models import ModelReference
@@ -25,12 +25,14 @@ def test_gradients(gradient: tuple[float, ...], t: float, value: float) -> None:
     assert evaluate(gradient, UP, t) == value
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=200))
 def test_a_gradient_with_a_number_for_each_layer_gives_exactly_these(gradient: list[float]) -> None:
     last = len(gradient) - 1
     assert [evaluate(tuple(gradient), UP, i / last) for i in range(len(gradient))] == gradient
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=9), st.floats(0, 1))
 def test_a_gradient_stays_between_its_numbers(gradient: list[float], t: float) -> None:
     value = evaluate(tuple(gradient), UP, t)
