@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from optimizer.errors import CheckpointError
 MAX_DEPTH = 32
 #: a tokenizer.json of 256k tokens takes about 35 MB
 MAX_TOKENIZER = 128 << 20
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def model_folder(folder: Path) -> Path:
@@ -70,8 +72,8 @@ def parse_json(raw: bytes, file: Path) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            names = [key for key, _ in pairs]
-            twice = next(key for key in names if names.count(key) > 1)
+            seen: set[str] = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
             raise CheckpointError(f"{file}: key {twice!r} occurs twice", mend="fetch the checkpoint again")
         return found
 
@@ -81,6 +83,8 @@ def parse_json(raw: bytes, file: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file}: nested too deep, at most {MAX_DEPTH} levels are read") from None
     except ValueError as error:
         raise CheckpointError(f"{file}: not JSON ({error})", mend="fetch the checkpoint again") from None
+    if _SURROGATE.search(raw) and not _encodable(value):
+        raise CheckpointError(f"{file}: half a character found (\\ud800 … \\udfff)", mend="fetch the checkpoint again")
     if not isinstance(value, dict):
         raise CheckpointError(f"{file}: holds a JSON {type(value).__name__}, expected an object")
     _limit_depth(value, file)
@@ -114,6 +118,17 @@ def reading(file: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CheckpointError(f"{file}: {error.strerror or error}", mend="make the file readable") from None
+
+
+def _encodable(value: Any) -> bool:
+    """All texts in the value can be written, printed, logged."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    except RecursionError:  # told by `_limit_depth`
+        return True
+    return True
 
 
 def _limit_depth(value: Any, file: Path) -> None:

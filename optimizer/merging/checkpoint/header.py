@@ -128,7 +128,9 @@ def read_header(file: Path, shown: Path | None = None) -> dict[str, TensorInfo]:
     if not raw.startswith(b"{"):
         raise CheckpointError(f"{shown}: not a safetensors header, it starts with {raw[:4]!r}", mend=FETCH)
     entries = parse_json(raw, shown)
-    entries.pop("__metadata__", None)
+    notes = entries.pop("__metadata__", {})
+    if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
+        raise CheckpointError(f"{shown}: __metadata__ is {str(notes)[:80]!r}, expected texts by name", mend=FETCH)
     start = 8 + length
     infos = {name: _tensor(name, entry, file, shown, start) for name, entry in entries.items()}
     ordered = dict(sorted(infos.items(), key=lambda item: (item[1].begin, item[1].end)))

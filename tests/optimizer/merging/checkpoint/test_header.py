@@ -90,6 +90,10 @@ def test_a_huge_header_takes_no_memory(tmp_path: Path) -> None:
         ({"w": {"dtype": "F32", "shape": [6], "data_offsets": [4, 28]}}, 28, "hole"),
         ({**GOOD, "v": {"dtype": "F32", "shape": [3], "data_offsets": [12, 24]}}, 24, "overlaps"),
         ({"w": 5}, 24, "no dtype"),
+        ({**GOOD, "__metadata__": {"format": 1}}, 24, "__metadata__"),
+        ({**GOOD, "__metadata__": ["pt"]}, 24, "__metadata__"),
+        ('{"\\ud800": {"dtype": "F32", "shape": [6], "data_offsets": [0, 24]}}', 24, "half a character"),
+        ('{"w": {"dtype": "F32", "shape": [' + "9" * 5000 + '], "data_offsets": [0, 24]}}', 24, "not JSON"),
         ({"w": {"dtype": ["F32"], "shape": [6], "data_offsets": [0, 24]}}, 24, "dtype"),
         ("[1, 2]", 0, "not a safetensors header"),
         ('{"w": ' + "[" * 100_000, 0, "model.safetensors"),
@@ -99,6 +103,12 @@ def test_a_huge_header_takes_no_memory(tmp_path: Path) -> None:
 )
 def test_a_header_that_lies(tmp_path: Path, header: Mapping[str, Any] | str, data: int, word: str) -> None:
     refused(write(tmp_path / "model.safetensors", header, data), "model.safetensors", word)
+
+
+def test_a_key_twice_among_very_many_is_found_at_once(tmp_path: Path) -> None:
+    names = [*(f"w{i}" for i in range(200_000)), "w199999"]
+    header = "{" + ",".join(f'"{name}":0' for name in names) + "}"
+    refused(write(tmp_path / "model.safetensors", header), "'w199999' occurs twice")
 
 
 def sharded(folder: Path, weight_map: Mapping[str, str]) -> Path:
