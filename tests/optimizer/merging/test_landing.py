@@ -1,6 +1,9 @@
 """Merges written to where a loader put a checkpoint's tensors: fused, sharded, turned round, padded, packed, tied."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,12 +11,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from datagen.engines.vllm_worker import WeightSwapper
 from optimizer.merging.checkpoint.header import read_headers
 from optimizer.merging.held import HeldPool
 from optimizer.merging.landing import LandedMerge, LoadTrace, base_tensors
 from optimizer.merging.layout import Layout
 from optimizer.merging.merge import merged_tensors
-from optimizer.merging.recipe import Coefficients, Recipe
+from optimizer.merging.recipe import Coefficients, Recipe, recipe_to_dict
+from optimizer.merging.vllm_worker import HeldMerge
 
 SHAPES = {
     "model.embed_tokens.weight": (10, 8),
@@ -158,3 +163,32 @@ def test_what_a_loader_computes_with_is_not_guessed(recipe: Recipe, change: str)
             server.norm.weight.add_(1)
     landed = LandedMerge(server, pool, trace.layers(), None)
     assert landed.lost == ("model.layers.0.input_layernorm.weight",)
+
+
+class Worker(WeightSwapper):
+    """A worker around a server that computes with one of its tensors while it loads."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.reloads = 0
+        self.model_runner = SimpleNamespace(get_model=lambda: server)
+
+    def reload(self, tensors: Iterator[tuple[str, Tensor]]) -> None:
+        self.reloads += 1
+        self.server.load(dict(tensors))
+        with torch.no_grad():
+            self.server.norm.weight.add_(1)
+
+
+def test_a_tensor_without_a_place_sends_every_merge_through_the_loader_from_memory(recipe: Recipe) -> None:
+    server, other = Server(), Worker(Server())
+    worker = Worker(server)
+    merge = HeldMerge(worker, recipe, None)
+    assert merge.lost == ("model.layers.0.input_layernorm.weight",)
+    table = json.dumps(recipe_to_dict(recipe)["coefficients"])
+    merge.load(table, None)
+    merge.load(table, None)
+    assert worker.reloads == 2  # the base while it was watched, the merge, and nothing for the same merge again
+    other.reload(merged_tensors(recipe))
+    for name, parameter in other.server.named_parameters():
+        assert torch.equal(server.get_parameter(name), parameter), name
