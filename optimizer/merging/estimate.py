@@ -19,10 +19,12 @@ from optimizer.merging.stream import AHEAD, BLOCK, PIECE, Crew, merged_spans
 
 #: bytes a second between host and GPU: what PCIe 4.0 with 16 lanes reaches from memory that is not pinned
 HOST_TO_DEVICE = 10e9
-#: facts of a tensor that waits for its turn, in bytes a model: bracketed magnitudes of a selection, at the worst
-FACTS = 2 << 20
-#: temporaries of a block that live at once, in numbers of the arithmetic's dtype for every number that goes in
-TEMPORARIES = 3
+#: bytes of a tensor's facts for every number and model: a sample of one in a hundred, scores near a threshold
+FACTS = 0.1
+#: what looking for facts leaves scattered in the allocator, however many threads and models; measured, the worst method
+SCATTERED = 256 << 20
+#: temporaries of a block that live at once, in numbers of 8 bytes: for every number of an input, and of the result
+OF_INPUT, OF_RESULT = 2, 8
 
 _PROBE = 64 << 20
 _STRETCH = 4 << 20
@@ -102,18 +104,19 @@ def peak_of_stream(plan: Plan, crew: Crew) -> int:
     ahead are kept. A row is never cut, so rows longer than a block count in full.
     """
     waiting = 2 * crew.size + 2
-    widest, facts = 0, 0
+    widest = 0
+    facts = [0.0]
     for step in plan.steps:
         rows, columns = matrix(step.tensor.shape)
         block = min(rows, max(1, _block(crew) // max(1, columns))) * columns
-        piece = min(rows * columns, max(PIECE, block))
-        held = waiting * piece * DTYPE_SIZES[step.tensor.dtype]
+        held = waiting * min(rows * columns, max(PIECE, block)) * DTYPE_SIZES[step.tensor.dtype]
         if step.method is not None:
-            held += crew.size * block * 4 * (len(step.operands) + TEMPORARIES)
+            held += crew.size * block * 8 * (OF_INPUT * len(step.operands) + OF_RESULT)
+            if step.method.prepare is not None:
+                facts.append(FACTS * rows * columns * len(step.models))
         widest = max(widest, held)
-        if step.method is not None and step.method.prepare is not None:
-            facts = max(facts, len(step.models))
-    return widest + (AHEAD + 1) * facts * FACTS
+    scattered = SCATTERED if len(facts) > 1 else 0
+    return widest + scattered + int(sum(sorted(facts)[-AHEAD - 1 :]))
 
 
 def _block(crew: Crew) -> int:

@@ -9,7 +9,16 @@ from safetensors.torch import load_file
 
 from optimizer.merging.checkpoint.compatibility import check_pool
 from optimizer.merging.checkpoint.sink import TensorPlan
-from optimizer.merging.estimate import HOST_TO_DEVICE, TEMPORARIES, Disk, estimate, peak_of_stream, probe
+from optimizer.merging.estimate import (
+    HOST_TO_DEVICE,
+    OF_INPUT,
+    OF_RESULT,
+    SCATTERED,
+    Disk,
+    estimate,
+    peak_of_stream,
+    probe,
+)
 from optimizer.merging.merge import write_merge
 from optimizer.merging.plan import Plan, make_plan
 from optimizer.merging.recipe import Coefficients, ExportSettings, Recipe
@@ -79,9 +88,14 @@ def test_memory_does_not_grow_with_a_tensor_beyond_a_piece(plan: Plan, rows: int
     shape = (rows, 1024)
     steps = tuple(replace(step, tensor=TensorPlan(step.tensor.name, "BF16", shape)) for step in plan.steps[:1])
     numbers = rows * 1024
-    working = (3 + TEMPORARIES) * min(numbers, BLOCK["cpu"]) * torch.float32.itemsize
+    working = (3 * OF_INPUT + OF_RESULT) * min(numbers, BLOCK["cpu"]) * torch.float64.itemsize
     waiting = 4 * min(numbers, PIECE) * torch.bfloat16.itemsize
     assert peak_of_stream(replace(plan, steps=steps), ALONE) == working + waiting
+
+
+def test_facts_take_memory(pool: Pool, plan: Plan) -> None:
+    trimmed = make_plan(replace(recipe_of(pool), method="ties", parameters={"density": 0.5}))
+    assert peak_of_stream(trimmed, ALONE) > peak_of_stream(plan, ALONE) + SCATTERED
 
 
 def test_more_threads_hold_more(plan: Plan) -> None:
