@@ -46,16 +46,16 @@ def file_of(folder: Path, name: str) -> Path | None:
         )
     home = folder.resolve()
     path = home / name
-    if not path.is_symlink() and not path.exists():
+    if not os.path.lexists(path):  # a name too long for the system, too
         return None
-    target = path.resolve()
+    target = Path(os.path.realpath(path))
     blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else None
     if target.parent != home and target.parent != blobs:
         raise CheckpointError(
             f"{path}: a symbolic link to {target}, outside the model folder",
             mend="copy the file into the folder",
         )
-    if not target.exists():
+    if not os.path.exists(target):
         raise CheckpointError(f"{path}: a symbolic link to nothing", mend="fetch the checkpoint again")
     if not stat.S_ISREG(target.stat().st_mode):
         raise CheckpointError(f"{path}: not a regular file", mend="fetch the checkpoint again")

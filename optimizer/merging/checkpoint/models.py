@@ -202,7 +202,7 @@ def _complete(folder: Path) -> bool:
     if (index := file_of(folder, INDEX)) is None:
         return any(folder.glob("*.safetensors"))
     shards = read_json(index, MAX_INDEX).get("weight_map")
-    return isinstance(shards, dict) and all((folder / str(name)).exists() for name in set(map(str, shards.values())))
+    return isinstance(shards, dict) and all(os.path.exists(folder / str(name)) for name in shards.values())
 
 
 def _fetch(name: str, revision: str | None) -> Path:

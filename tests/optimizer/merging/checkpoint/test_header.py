@@ -143,6 +143,17 @@ def sharded_again(folder: Path) -> Path:
     return folder
 
 
+def test_names_that_no_system_has(tmp_path: Path) -> None:
+    refused(sharded(tmp_path, {"w": "s1.safetensors", "v": "x" * 5000}), "missing")
+
+
+def test_a_link_to_itself_and_a_link_to_nothing(tmp_path: Path) -> None:
+    for target in ("model.safetensors", "nothing"):
+        (tmp_path / "model.safetensors").symlink_to(target)
+        refused(tmp_path, "model.safetensors", "symbolic link to nothing")
+        (tmp_path / "model.safetensors").unlink()
+
+
 def test_shards_without_an_index(tmp_path: Path) -> None:
     sharded(tmp_path, {})
     (tmp_path / "model.safetensors.index.json").unlink()
