@@ -33,6 +33,7 @@ from optimizer.merging.methods.registry import find_method
 from optimizer.merging.plan import Step, make_case, make_plan
 from optimizer.merging.recipe import Coefficients, Recipe, check_parameters
 from optimizer.merging.stream import BLOCK, row_spans
+from optimizer.merging.threads import single_threaded_torch
 
 #: numbers of a tensor merged at a time. On a CPU a block's float32 rows lie in the last cache; shorter ones would fit
 #: into the second, but then the time goes into calling torch instead of into arithmetic
@@ -42,10 +43,6 @@ SPAN = {"cpu": 1 << 18, "cuda": 1 << 24}
 Parameters = Mapping[str, float | Mapping[str, float]]
 
 _Task = TypeVar("_Task")
-
-#: of this thread and new ones. vLLM puts a warning in the place of torch's own name for it, to keep the threads that
-#: it has bound to cores; these sleep meanwhile, and are as many as before afterwards
-_set_num_threads: Callable[[int], None] = getattr(torch._C, "set_num_threads", torch.set_num_threads)
 
 
 @dataclass(frozen=True)
@@ -290,8 +287,7 @@ class _Scratch(threading.local):
 
 
 def share(tasks: Sequence[_Task], work: Callable[[_Task], None], threads: int) -> None:
-    """Do `work` on every task in that many threads, each of which computes alone: torch's own threads would wait for
-    each other after every operation."""
+    """Do `work` on every task in that many threads."""
     threads = min(threads, len(tasks))
     coming = iter(tasks)
 
@@ -303,14 +299,9 @@ def share(tasks: Sequence[_Task], work: Callable[[_Task], None], threads: int) -
     if threads < 2:
         run()
         return
-    before = torch.get_num_threads()
-    try:
-        _set_num_threads(1)
-        with ThreadPoolExecutor(threads) as pool:
-            for done in [pool.submit(run) for _ in range(threads)]:
-                done.result()
-    finally:
-        _set_num_threads(before)
+    with single_threaded_torch(), ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(run) for _ in range(threads)]:
+            done.result()
 
 
 def _hold(step: Step, group: int, device: torch.device) -> HeldTensor:

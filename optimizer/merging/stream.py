@@ -20,6 +20,7 @@ from optimizer.errors import CheckpointError
 from optimizer.merging.checkpoint.source import DTYPES, StoredTensor
 from optimizer.merging.methods.base import Block, Look, Method, facts_of, matrix, merged, state_of
 from optimizer.merging.plan import Operand, Step
+from optimizer.merging.threads import single_threaded_torch
 
 #: numbers of a tensor handled at a time: so few that the temporaries of a block stay in the processor's cache, so many
 #: that Python's part of an operation vanishes
@@ -64,7 +65,7 @@ def merged_pieces(steps: Sequence[Step], crew: Crew | None = None) -> Generator[
     Raises:
         CheckpointError: see `merged_spans`.
     """
-    with _Workshop(crew or Crew()) as workshop:
+    with single_threaded_torch(), _Workshop(crew or Crew()) as workshop:
         yield from workshop.run(steps)
 
 
@@ -82,9 +83,6 @@ class _Workshop:
         self._span = BLOCK.get(self._device.type, BLOCK["cpu"])
 
     def __enter__(self) -> "_Workshop":
-        # each thread works alone: on blocks this small torch's own threads would mostly wait for each other
-        self._threads = torch.get_num_threads()
-        torch.set_num_threads(1)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -93,7 +91,6 @@ class _Workshop:
         self._hands.shutdown(wait=False, cancel_futures=True)  # so that a waiting clerk sees its work cancelled
         self._clerks.shutdown()
         self._hands.shutdown()
-        torch.set_num_threads(self._threads)
 
     def run(self, steps: Sequence[Step]) -> Iterator[tuple[Step, Tensor]]:
         coming = iter(steps)
