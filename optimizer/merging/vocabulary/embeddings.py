@@ -18,7 +18,7 @@ class Embeddings:
     """The token embeddings and the head of a model, a bias of the head included.
 
     `names` are those tensors, `rows` how many tokens they have room for. `main` is the embedding, which also serves as
-    the head where the model has none.
+    the head where the model has none. A model of something else than text has none of these: no names, no rows.
     """
 
     reader: Reader
@@ -28,18 +28,11 @@ class Embeddings:
 
     @classmethod
     def of(cls, reader: Reader) -> "Embeddings":
-        """Found by headers alone.
-
-        Raises:
-            PoolError: no tensor looks like a token embedding.
-        """
+        """Found by headers alone."""
         found = _vocabulary_tensors(reader.infos, language_config(reader.config).get("vocab_size"))
         embeddings = [name for name, group in found.items() if group == "embedding"]
         if not embeddings:
-            raise PoolError(
-                f"{reader.folder}: no token embedding found",
-                mend="leave the tokenizer block out: the vocabulary of this architecture cannot be changed",
-            )
+            return cls(reader, frozenset(), 0, "")
         rows = min(reader.infos[name].shape[0] for name in found)
         return cls(reader, frozenset(found), rows, embeddings[0])
 

@@ -59,8 +59,8 @@ def read_members(
     """The tokenizer that the result's is made from, and every model.
 
     Raises:
-        PoolError: the source has no tokenizer; a model's cannot be compared with it; a model without tokenizer has too
-            few rows for the first model's.
+        PoolError: the source has no tokenizer; a model's cannot be compared with it; a model has no token embedding, or
+            no tokenizer and too few rows for the first model's.
         CheckpointError: a tokenizer that cannot be read safely.
     """
     found = read_pool({key: reader.folder for key, reader in pool.items()})
@@ -76,6 +76,11 @@ def read_members(
     shared = found[first] or core
     members = tuple(Member(key, Embeddings.of(reader), found[key] or shared) for key, reader in pool.items())
     for member in members:
+        if not member.embeddings.names:
+            raise PoolError(
+                f"{member.key} ({member.embeddings.reader.folder}): no token embedding found",
+                mend="leave the tokenizer block out: the vocabulary of this architecture cannot be changed",
+            )
         _check_comparable(member, core)
         if found[member.key] is None and member.rows < shared.size:
             raise PoolError(

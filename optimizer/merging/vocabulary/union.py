@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from optimizer.errors import CheckpointError, PoolError
 from optimizer.merging.checkpoint.files import MAX_TOKENIZER, file_of, read_json
+from optimizer.merging.checkpoint.header import FETCH
 from optimizer.merging.companions import TEMPLATE
 from optimizer.merging.vocabulary.tokens import (
     TOKENIZER_CONFIG,
@@ -47,8 +48,18 @@ def extend(core: Tokens, additions: Sequence[Addition]) -> tuple[dict[str, Path 
 
     Raises:
         PoolError: pieces of another kind of tokenizer, or an opaque one.
-        CheckpointError: the core's tokenizer.json is not sound.
+        CheckpointError: a tokenizer's file is not sound.
     """
+    try:
+        return _extended(core, additions)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        folders = sorted({str(core.folder), *(str(addition.owner.folder) for addition in additions if addition.owner)})
+        raise CheckpointError(
+            f"{TOKENIZER_JSON} of {' or '.join(folders)}: not a tokenizer's file ({error!r})", mend=FETCH
+        ) from error
+
+
+def _extended(core: Tokens, additions: Sequence[Addition]) -> tuple[dict[str, Path | bytes], tuple[str, ...]]:
     file = file_of(core.folder, TOKENIZER_JSON)
     if core.opaque or file is None:
         raise PoolError(

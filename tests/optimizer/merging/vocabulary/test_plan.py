@@ -248,6 +248,16 @@ def test_what_is_no_table_of_tokens_is_left_alone(tmp_path: Path) -> None:
     assert (found.rows, found.main) == (300, "gpt_neox.embed_in.weight")
 
 
+def test_a_model_of_something_else_than_text(tmp_path: Path) -> None:
+    """No token embedding: nothing to change, and nothing that could be."""
+    folder = make_speaker(tmp_path / "eye", 1, 258)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({"patch_embedding.weight": tensors[EMBEDDING]}, folder / "model.safetensors")
+    assert planned({"base": folder}, TokenizerRequest()).size == 0
+    with pytest.raises(PoolError, match=r"base \(.*eye\): no token embedding found"):
+        planned({"base": folder}, UNION)
+
+
 def test_the_bias_of_a_head(speakers: Folders, tmp_path: Path) -> None:
     """A vector with a number for every token is remapped as well."""
     folders = {}
