@@ -107,6 +107,19 @@ def test_an_error_in_a_thread_names_the_tensor_and_the_model() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("merge", "facts"))]
 
 
+@pytest.mark.parametrize(("weights", "damaged"), [((0.5, 0.5), "base"), ((1.0, 0.0), "m1"), ((1.0, 0.0), "base")])
+def test_damage_is_told_also_where_it_does_not_count(weights: tuple[float, float], damaged: str) -> None:
+    step = step_of(0, (30, 20))
+    broken = torch.randn(30, 20)
+    broken[3, 4] = float("inf")
+    operands = {owner: Operand(owner, StoredTensor(broken) if owner == damaged else t) for owner, t in step.operands}
+    assert step.case is not None
+    models = (operands["m0"], operands["m1"])
+    case = replace(step.case, each={"weight": weights})
+    with pytest.raises(CheckpointError, match=f"NaN or infinity in {damaged}"):
+        list(merged_spans(replace(step, base=operands["base"], models=models, case=case)))
+
+
 def test_stopped_in_the_middle_no_thread_stays() -> None:
     watched = Watched()
     pieces = merged_pieces([watched_step(watched, (1100, 1111)) for _ in range(100)], Crew(threads=2))
