@@ -9,7 +9,7 @@ from optimizer.errors import RecipeError
 from optimizer.merging.card import merge_card
 from optimizer.merging.checkpoint.compatibility import check_pool
 from optimizer.merging.checkpoint.manifest import Manifest
-from optimizer.merging.checkpoint.models import commit_of
+from optimizer.merging.checkpoint.models import commit_of, pinned
 from optimizer.merging.layout import Layout
 from optimizer.merging.merge import CARD, MERGEKIT, RECIPE, Progress, write_plan
 from optimizer.merging.mergekit.parse import is_mergekit, read_mergekit
@@ -143,11 +143,18 @@ def mergekit_text(recipe: Recipe) -> str:
 
 
 def _as_asked(recipe: Recipe, options: MergeOptions) -> Recipe:
+    """The recipe with what is said beside it; repositories at the commit that they stand for now."""
     return replace(
         recipe,
+        base=_pinned(recipe.base),
+        models={name: _pinned(path) for name, path in recipe.models.items()},
         dtype=recipe.dtype if options.dtype is None else options.dtype,
         seed=recipe.seed if options.seed is None else options.seed,
     )
+
+
+def _pinned(path: Path) -> Path:
+    return path if path.is_dir() else Path(str(pinned(str(path))))
 
 
 def _card(out: Path, plans: Sequence[Plan], recipes: Sequence[Recipe | MergekitRecipe], text: str) -> str:
