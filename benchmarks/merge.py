@@ -1,6 +1,6 @@
 """Merges to disk, each beside the least it could have taken on this machine in the same run.
 
-    python -m benchmarks.merge [--small] [--peer] [--methods ties,slerp|all] [--warm] [--json PATH] [--folder FOLDER]
+    python -m benchmarks.merge [--small] [--peer] [--methods ties,slerp|all] [--warm] [--device cuda] [--json PATH]
 
 A merge is a whole process, from its start to a synced folder: `temper merge RECIPE OUT`. Its floor is a process, too,
 that reads every byte of the same inputs and writes and syncs one output (benchmarks/floor.py); one runs right before
@@ -89,6 +89,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="74 million numbers a model instead of 494 million")
     parser.add_argument("--methods", help="names with commas between them, or all; by default those with a target")
     parser.add_argument("--warm", action="store_true", help="inputs are in the page cache; by default on the disk only")
+    parser.add_argument("--device", default="cpu", help="where Temper computes: cpu, cuda, cuda:1")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer", action="store_true", help=f"mergekit {peer.VERSION} merges the same recipes as well")
     parser.add_argument("--peer-folder", type=Path, default=peer.PEER, help="its virtual environment")
@@ -124,7 +125,8 @@ def _round(methods: Sequence[str], pool: Pool, options: Namespace) -> Iterator[t
     with tempfile.TemporaryDirectory(dir=options.folder, prefix=".round-") as scratch:
         home = Path(scratch)
         recipe, out, log = home / "recipe.yaml", home / "out", home / "log"
-        sides: dict[str, Callable[[], Usage]] = {"": lambda: processes.run([*TEMPER, recipe, out], log)}
+        where = () if options.device == "cpu" else ("--device", options.device)
+        sides: dict[str, Callable[[], Usage]] = {"": lambda: processes.run([*TEMPER, recipe, out, *where], log)}
         if options.peer:
             sides[f", mergekit {peer.VERSION}"] = lambda: peer.merge(options.peer_folder, recipe, out, log)
         yield START, Bout(_python(log, "-c", "import optimizer.merging.merge"), _python(log, "-c", ""))

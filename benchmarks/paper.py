@@ -3,7 +3,7 @@
     python -m benchmarks.paper [--measured MERGES.json]
 
 Prints the plan for 8 models of 8 billion parameters on one GPU machine. With the figures of `benchmarks.merge` it also
-puts the formula for a merge beside what was measured, on a disk as fast as that run found it.
+prints these, and the formula for a merge beside what was measured, on a disk as fast as that run found it.
 """
 
 import argparse
@@ -176,13 +176,26 @@ def compared(found: Mapping[str, Any]) -> str:
     )
 
 
+def measured(found: Mapping[str, Any]) -> list[str]:
+    """What `benchmarks.merge` has measured, as lines of Markdown."""
+    lines = ["| | Seconds | Floor | Ratio | Target | Memory |", "|---|---|---|---|---|---|"]
+    for row in found["rows"]:
+        target = "" if row["target"] is None else f"{row['target']:g}"
+        lines.append(
+            f"| {row['name'].replace('_', ' ')} | {row['seconds']:.1f} | {row['floor_seconds']:.1f} "
+            f"| {row['ratio']:.1f} | {target} | {row['own_bytes'] / GB:.2f} GB |"
+        )
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="A job of 8 models with 8 billion parameters, on paper.")
     parser.add_argument("--measured", type=Path, help="what `python -m benchmarks.merge --json` wrote")
     options = parser.parse_args()
     print("\n".join(table(stages(MODELS, MACHINE, Work()))))
     if options.measured is not None:
-        print(compared(json.loads(options.measured.read_text())))
+        found = json.loads(options.measured.read_text())
+        print("\n".join(["", *measured(found), "", compared(found)]))
 
 
 if __name__ == "__main__":
