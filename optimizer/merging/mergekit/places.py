@@ -1,7 +1,7 @@
 """Which tensors a merge has, and which tensor of which model goes into each: by name, no weight is read. No torch."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from optimizer.errors import PoolError, RecipeError
@@ -27,12 +27,16 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """A module of the recipe over the tensors that belong to it. `settings` are its own and the recipe's, `donor` is
-    the model whose names and config the result takes over."""
+    """A module of the recipe over the tensors that belong to it.
+
+    `tail` is what makes the tensors behind the layers. `settings` are the module's own and the recipe's, `donor` is the
+    model whose names and config the result takes over.
+    """
 
     name: str
     anatomies: Mapping[ModelReference, Anatomy]
     slices: tuple[Slice, ...]
+    tail: Slice
     settings: tuple[Settings, ...]
     donor: ModelReference
 
@@ -41,6 +45,18 @@ class Part:
         """Model and layer that each layer of the result comes from; of several, the first source's."""
         sources = [piece.sources[0] for piece in self.slices]
         return tuple((source.model, index) for source in sources for index in range(*source.layer_range))
+
+    @property
+    def note(self) -> str | None:
+        """What the recipe's author may not expect of the tail."""
+        left = self.slices[-1].sources[len(self.tail.sources) :]
+        if not left:
+            return None
+        names = ", ".join(str(source.model) for source in left)
+        return (
+            f"final norm and head are merged without {names}: as in mergekit, they take as many sources of the last "
+            f"slice as the first one has ({len(self.tail.sources)})"
+        )
 
     def has_head(self, name: str) -> bool:
         """Whether it is the name of an output projection in some model."""
@@ -70,7 +86,7 @@ def parts_of(
         slices = module.slices or (_whole(recipe, module, anatomies),)
         for piece in slices:
             _check_layers(recipe, piece, anatomies)
-        part = Part(name, anatomies, slices, (module.parameters, recipe.parameters), donor)
+        part = Part(name, anatomies, slices, _tail(recipe, slices), (module.parameters, recipe.parameters), donor)
         if not is_main(name) and len(part.origins) != len(anatomies[donor].layers):
             raise RecipeError(
                 f"{recipe.at(module.line)}: {len(part.origins)} layers of module {name!r} found, "
@@ -78,6 +94,16 @@ def parts_of(
                 mend="only the language model's number of layers can change",
             )
         yield part
+
+
+def _tail(recipe: MergekitRecipe, slices: Sequence[Slice]) -> Slice:
+    """The last slice, but with no more sources than the first has: mergekit 0.1.5 leaves the others out of the final
+    norm and the head. Where that would leave out the base, on which mergekit stops, all of them stay."""
+    last, count = slices[-1], len(slices[0].sources)
+    base = last.base_model or recipe.base_model
+    if any(source.model == base for source in last.sources[count:]):
+        return last
+    return replace(last, sources=last.sources[:count])
 
 
 def _whole(recipe: MergekitRecipe, module: Module, anatomies: Mapping[ModelReference, Anatomy]) -> Slice:
@@ -108,7 +134,7 @@ def _check_layers(recipe: MergekitRecipe, piece: Slice, anatomies: Mapping[Model
 def places_of(part: Part) -> Iterator[tuple[Slice, Place]]:
     """All tensors of a part in the order of depth, each with the slice that it belongs to.
 
-    Those before the layers belong to the first slice, those behind them to the last.
+    Those before the layers belong to the first slice, those behind them to the tail.
     """
     for place in _outer(part, part.slices[0], before=True):
         yield part.slices[0], place
@@ -121,8 +147,8 @@ def places_of(part: Part) -> Iterator[tuple[Slice, Place]]:
                 inputs = tuple(layer.get(rest) for layer in layers)
                 yield piece, Place(f"{main}.{done + index}.{rest}", depth(index, end - begin), inputs)
         done += end - begin
-    for place in _outer(part, part.slices[-1], before=False):
-        yield part.slices[-1], place
+    for place in _outer(part, part.tail, before=False):
+        yield part.tail, place
 
 
 def _outer(part: Part, piece: Slice, *, before: bool) -> Iterator[Place]:
@@ -130,7 +156,7 @@ def _outer(part: Part, piece: Slice, *, before: bool) -> Iterator[Place]:
     anatomies = [part.of(source) for source in piece.sources]
     sides: list[Sequence[str]] = [tuple(one.before) if before else one.after for one in anatomies]
     if not before:
-        ends = {source.model for end in (part.slices[0], part.slices[-1]) for source in end.sources}
+        ends = {source.model for end in (part.slices[0], part.tail) for source in end.sources}
         sides += [part.anatomies[reference].heads for reference in part.anatomies if reference in ends]
     for name in _ordered(sides):
         inputs = tuple(

@@ -91,7 +91,7 @@ def plan_mergekit(recipe: MergekitRecipe, options: PlanOptions | None = None) ->
         vocabulary.configure(config),
         vocabulary.companions,
         {str(reference): reader.folder for reference, reader in readers.items()},
-        vocabulary.notes,
+        (*vocabulary.notes, *(part.note for part in parts if part.note)),
     )
 
 

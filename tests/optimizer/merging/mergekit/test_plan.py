@@ -81,6 +81,25 @@ parameters: {normalize: false}
     assert made.config["num_hidden_layers"] == 3
 
 
+def test_norm_and_head_take_as_many_sources_as_the_first_slice_has() -> None:
+    """As in mergekit, and the plan says so; a base is never left out."""
+    text = """
+merge_method: linear
+parameters: {normalize: false}
+slices:
+- sources: [{model: a, layer_range: [0, 2], parameters: {weight: 1}}]
+- sources:
+  - {model: b, layer_range: [2, 4], parameters: {weight: 2}}
+  - {model: a, layer_range: [2, 4], parameters: {weight: 3}}
+"""
+    made = plan(text)
+    found = numbers(made)
+    assert (found[up(2)], found[NORM], found[HEAD]) == (2 * 210 + 3 * 201, 2 * 10, 2 * 10.5)
+    assert any("without a" in warning for warning in made.warnings)
+    base = numbers(plan(text.replace("linear", "linear\nbase_model: a")))
+    assert base[NORM] == 2 * 10 + 3
+
+
 def test_stacked_layers_keep_their_bits() -> None:
     made = plan("""
 merge_method: passthrough
