@@ -1,6 +1,6 @@
 """mergekit 0.1.5, run beside Temper as its users run it: `mergekit-yaml RECIPE OUT`, in its own environment.
 
-`make parity` makes that environment, in the user's cache folder. Nothing of it is imported here.
+`make peer` makes that environment, in the user's cache folder. Nothing of it is imported here.
 """
 
 import time
@@ -17,7 +17,7 @@ PEER = cache_folder() / "peer"
 def check_peer(environment: Path) -> None:
     """Raises SystemExit, with what to do, if there is no mergekit."""
     if not (environment / "bin" / "mergekit-yaml").is_file():
-        raise SystemExit(f"no mergekit in {environment}; `make parity` installs it there")
+        raise SystemExit(f"no mergekit in {environment}; `make peer` installs it there")
 
 
 def merge(environment: Path, recipe: Path, out: Path, log: Path) -> Usage:
