@@ -97,6 +97,8 @@ def arithmetic() -> Iterator[Case]:
     yield Case("nothing", write("task_arithmetic", weighted(0.0, 0.0), **BASE))
     yield Case("lambda", write("task_arithmetic", weighted(0.6, 0.5), **BASE, parameters={"lambda": 0.7}))
     yield Case("normalised", write("task_arithmetic", weighted(0.6, 0.9), **BASE, parameters={"normalize": True}))
+    unused = weighted(0.6, 0.5, density=0.3)
+    yield Case("density without use", write("task_arithmetic", unused, **BASE, parameters={"int8_mask": True}))
     yield Case("weights that cancel", write("task_arithmetic", weighted(1, -1), **BASE, parameters={"normalize": 1.0}))
     yield Case("gradient and filters", write("task_arithmetic", weighted(UNEVEN, FILTERED), **BASE))
     yield Case("weight of all", write("task_arithmetic", AB, **BASE, parameters={"weight": UNEVEN}))
@@ -112,6 +114,8 @@ def sparse() -> Iterator[Case]:
     plain = weighted(0.6, 0.5, -0.4, density=0.4)
     yield Case("ties raw", write("ties", plain, **BASE, parameters={"normalize": False, "lambda": 0.8}))
     yield Case("ties int8_mask", write("ties", plain, **BASE, parameters={"int8_mask": True}))
+    yield Case("ties rescaled", write("ties", plain, **BASE, parameters={"rescale": True}))
+    yield Case("breadcrumbs rescaled", write("breadcrumbs", plain, **BASE, parameters={"rescale": True}))
     yield Case("ties of one", write("ties", weighted(0.6, density=0.2), **BASE))
     yield Case("ties gradients", write("ties", weighted(0.6, UNEVEN, density=[0.9, 0.2]), **BASE))
     for pool in ("qwen2", "llama-tied", "gemma2"):

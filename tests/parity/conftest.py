@@ -12,6 +12,7 @@ import pytest
 
 from tests.parity import pools
 from tests.parity.cases import Case
+from tests.parity.temper import merge
 
 ROOT = Path(__file__).parents[2]
 DRIVER = Path(__file__).with_name("peer_driver.py")
@@ -35,6 +36,11 @@ class Bench:
     def out(self, case: Case, side: str) -> Path:
         """Where `side` writes its result."""
         return self.folder / side / _filename(case)
+
+    def tempers(self, case: Case) -> Path:
+        """Temper's result."""
+        out = self.out(case, "temper")
+        return out if out.exists() else merge(self.text(case), out)
 
     def peers(self, case: Case) -> Path:
         """mergekit's result; fails if there is none."""

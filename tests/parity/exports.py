@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from optimizer.merging.mergekit.write import to_mergekit_yaml
-
 from optimizer.merging.checkpoint.source import Checkpoint
 from optimizer.merging.layout import Layout
+from optimizer.merging.mergekit.write import to_mergekit_yaml
 from optimizer.merging.recipe import Coefficients, Recipe
 from tests.parity.cases import Case
 

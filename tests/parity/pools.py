@@ -24,7 +24,7 @@ def tuned(folder: Path, family: str, dtype: torch.dtype = torch.float32) -> None
     base = load_file(make_model(folder / "base", 0, family, dtype, num_hidden_layers=LAYERS) / "model.safetensors")
     for seed, name in enumerate(NAMES):
         shutil.copytree(folder / "base", folder / name)
-        generator = torch.Generator().manual_seed(100 + seed)
+        generator = torch.Generator().manual_seed(200 + seed)
         weights = {}
         for tensor, values in base.items():
             noise = torch.randn(values.shape, generator=generator) * values.float().std() * 0.1
@@ -51,6 +51,12 @@ def depths(folder: Path) -> None:
     """Models of four and six layers."""
     for seed, (name, layers) in enumerate({"base": 4, "a": 4, "b": 6}.items()):
         make_model(folder / name, seed, "llama", num_hidden_layers=layers)
+
+
+def typed_depths(folder: Path) -> None:
+    """Models of four and six layers whose configurations list the type of every layer."""
+    for seed, (name, layers) in enumerate({"a": 4, "b": 6}.items()):
+        make_model(folder / name, seed, "qwen2", num_hidden_layers=layers)
 
 
 def vocabularies(folder: Path, family: str) -> None:
@@ -99,6 +105,8 @@ POOLS: Mapping[str, Callable[[Path], None]] = {
     "mixed": mixed,
     "heads": heads,
     "depths": depths,
+    "typed-depths": typed_depths,
+    "gpt-neox": lambda folder: independent(folder, "gpt-neox"),
     "vocabularies": lambda folder: vocabularies(folder, "llama"),
     "vocabularies-tied": lambda folder: vocabularies(folder, "llama tied"),
     "padded": padded,

@@ -66,6 +66,7 @@ parameters: {weight: 0.4, lambda: [1.0, 0.5]}
 slices:
   - sources:
       - {model: POOL/base, layer_range: [0, 2]}
+      - {model: POOL/c, layer_range: [1, 3]}
       - {model: POOL/a, layer_range: [0, 2], parameters: {weight: [0.1, 0.9]}}
   - base_model: POOL/a
     sources:
@@ -114,10 +115,23 @@ slices:
   - sources:
       - {model: POOL/base, layer_range: [0, 1]}
       - {model: POOL/a, layer_range: [0, 1], parameters: {density: [0.2, 0.6]}}
+      - {model: POOL/c, layer_range: [2, 3], parameters: {density: 0.5}}
   - sources:
       - {model: POOL/base, layer_range: [1, 4]}
       - {model: POOL/a, layer_range: [1, 4], parameters: {density: [0.2, 0.6]}}
       - {model: POOL/b, layer_range: [1, 4], parameters: {density: 0.4}}
+""",
+    ),
+    Case(
+        "norm and head of as many models as the first slice has",
+        """
+merge_method: linear
+dtype: float32
+slices:
+  - sources: [{model: POOL/a, layer_range: [0, 2], parameters: {weight: 1}}]
+  - sources:
+      - {model: POOL/b, layer_range: [2, 4], parameters: {weight: 0.25}}
+      - {model: POOL/c, layer_range: [2, 4], parameters: {weight: 0.75}}
 """,
     ),
     Case(
@@ -167,7 +181,7 @@ LEVELS = [
             "slerp",
             {"a": {}},
             **BASE,
-            parameters={"t": [{"filter": "proj", "value": 0.2}, {"filter": "mlp", "value": 9}, {"value": 0.7}]},
+            parameters={"t": [{"filter": "proj", "value": 0.2}, {"filter": "mlp", "value": 0.9}, {"value": 0.7}]},
         ),
     ),
     Case(
@@ -244,12 +258,11 @@ parameters: {t: [0.2, 0.7]}
     Case(
         "stages out of order",
         """
-merge_method: ties
-base_model: POOL/base
+merge_method: linear
 dtype: float32
 models:
-  - {model: second, parameters: {weight: 0.5, density: 0.6}}
-  - {model: POOL/c, parameters: {weight: 0.5, density: 0.6}}
+  - {model: second, parameters: {weight: [0.5, 0.2]}}
+  - {model: POOL/c, parameters: {weight: 0.5}}
 ---
 name: second
 merge_method: task_arithmetic

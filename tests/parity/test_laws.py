@@ -10,7 +10,6 @@ from tests.parity.cases import Case
 from tests.parity.compare import load
 from tests.parity.conftest import Bench
 from tests.parity.laws import DRAWS, Draw
-from tests.parity.temper import merge
 
 #: one false alarm in ten thousand runs, with the hundreds of fractions that are looked at
 SIGMAS = 6
@@ -22,7 +21,7 @@ double = [draw for draw in DRAWS.values() if draw.models == 2]
 
 def results(case: Case, bench: Bench) -> list[Path]:
     """Temper's and mergekit's."""
-    return [merge(bench.text(case), bench.out(case, "temper")), bench.peers(case)]
+    return [bench.tempers(case), bench.peers(case)]
 
 
 def matrices(result: Path, pool: Path, models: str) -> list[list[Tensor]]:

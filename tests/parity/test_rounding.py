@@ -8,7 +8,6 @@ import torch
 from tests.parity.cases import ABC, BASE, UNEVEN, Case, weighted, write
 from tests.parity.compare import TOLERANCE, largest, load
 from tests.parity.conftest import Bench
-from tests.parity.temper import merge
 
 NARROW = [
     Case(f"rounding: {method}", write(method, models, **BASE, parameters=shared), "llama-bf16")
@@ -41,7 +40,7 @@ def with_dtype(case: Case, dtype: str, out: str | None = None) -> Case:
     ("case", "exact"), [(with_dtype(case, "bfloat16"), with_dtype(case, "float64")) for case in NARROW]
 )
 def test_a_recipe_in_bfloat16_is_rounded_once_and_nearer_to_the_truth(case: Case, exact: Case, bench: Bench) -> None:
-    ours = load(merge(bench.text(case), bench.out(case, "temper")))
+    ours = load(bench.tempers(case))
     theirs, truth = load(bench.peers(case)), load(bench.peers(exact))
     errors, their_errors = 0.0, 0.0
     for name, value in truth.items():
@@ -56,7 +55,7 @@ def test_a_recipe_in_bfloat16_is_rounded_once_and_nearer_to_the_truth(case: Case
 
 @pytest.mark.parametrize(("case", "thresholds"), CHOOSING)
 def test_only_numbers_of_equal_magnitude_are_chosen_otherwise(case: Case, thresholds: int, bench: Bench) -> None:
-    ours, theirs = load(merge(bench.text(case), bench.out(case, "temper"))), load(bench.peers(case))
+    ours, theirs = load(bench.tempers(case)), load(bench.peers(case))
     base, model = load(bench.pool(case) / "base"), load(bench.pool(case) / "a")
     for name, value in base.items():
         change = model[name].float() - value.float()

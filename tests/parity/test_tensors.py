@@ -6,10 +6,9 @@ from tests.parity.cases import METHODS, Case
 from tests.parity.compare import differences, load, with_checkpoint_names
 from tests.parity.conftest import Bench
 from tests.parity.shapes import SHAPES
-from tests.parity.temper import merge
 
 
 @pytest.mark.parametrize("case", [*METHODS, *SHAPES], ids=lambda case: case.name)
 def test_a_recipe_gives_the_tensors_that_mergekit_gives(case: Case, bench: Bench) -> None:
-    ours = merge(bench.text(case), bench.out(case, "temper"))
+    ours = bench.tempers(case)
     assert not differences(load(ours), with_checkpoint_names(load(bench.peers(case))), case.ulps)

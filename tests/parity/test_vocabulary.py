@@ -10,7 +10,6 @@ from tokenizers import Tokenizer
 from tests.parity.cases import Case
 from tests.parity.compare import differences, load
 from tests.parity.conftest import Bench
-from tests.parity.temper import merge
 from tests.parity.vocabularies import TEMPLATES, VOCABULARIES
 
 WIDE = ("model.embed_tokens.weight", "lm_head.weight")
@@ -41,7 +40,7 @@ def said(text: str | None) -> str | None:
 @pytest.mark.parametrize("case", VOCABULARIES, ids=lambda case: case.name)
 def test_every_token_has_the_row_that_mergekit_gives_it(case: Case, bench: Bench) -> None:
     theirs = bench.peers(case)
-    ours = merge(bench.text(case), bench.out(case, "temper"))
+    ours = bench.tempers(case)
     rows, other_rows = vocabulary(ours), vocabulary(theirs)
     assert rows.keys() == other_rows.keys()
     merged, other = load(ours), load(theirs)
@@ -57,7 +56,7 @@ def test_every_token_has_the_row_that_mergekit_gives_it(case: Case, bench: Bench
 
 @pytest.mark.parametrize("case", VOCABULARIES, ids=lambda case: case.name)
 def test_the_configuration_has_the_size_of_the_embedding(case: Case, bench: Bench) -> None:
-    ours = merge(bench.text(case), bench.out(case, "temper-again"))
+    ours = bench.tempers(case)
     size = json.loads((ours / "config.json").read_text())["vocab_size"]
     assert size == len(load(ours)["model.embed_tokens.weight"])
     if case.pool != "padded":
@@ -66,5 +65,5 @@ def test_the_configuration_has_the_size_of_the_embedding(case: Case, bench: Benc
 
 @pytest.mark.parametrize("case", TEMPLATES, ids=lambda case: case.name)
 def test_the_chat_template_is_the_one_that_mergekit_takes(case: Case, bench: Bench) -> None:
-    ours = merge(bench.text(case), bench.out(case, "temper"))
+    ours = bench.tempers(case)
     assert said(template(ours)) == said(template(bench.peers(case)))
