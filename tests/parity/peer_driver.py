@@ -30,7 +30,13 @@ def merge(job: dict[str, Any]) -> None:
             standalone_mode=False,
         )
         return
-    options = MergeOptions(quiet=True, write_model_card=False, random_seed=job["seed"], copy_tokenizer=job["tokenizer"])
+    options = MergeOptions(
+        quiet=True,
+        write_model_card=False,
+        random_seed=job["seed"],
+        copy_tokenizer=job["tokenizer"],
+        lora_merge_cache=f"{out}-adapters",
+    )
     run_merge(MergeConfiguration.model_validate(documents[0]), str(out), options)
 
 

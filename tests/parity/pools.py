@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.optimizer.merging.adapters import make_adapter
 from tests.optimizer.merging.pools import TEMPLATE, add_tokenizer, make_model, make_pool
 
 NAMES = ("a", "b", "c")
@@ -59,6 +60,13 @@ def typed_depths(folder: Path) -> None:
         make_model(folder / name, seed, "qwen2", num_hidden_layers=layers)
 
 
+def adapters(folder: Path) -> None:
+    """A base, a model, and two LoRA adapters of the base."""
+    make_pool(folder, ("a",), "llama", num_hidden_layers=2)
+    make_adapter(folder / "base", folder / "all")
+    make_adapter(folder / "base", folder / "some", target_modules=["q_proj", "down_proj"], use_rslora=True, r=3)
+
+
 def vocabularies(folder: Path, family: str) -> None:
     """Vocabularies that overlap: a has a token that the others lack, b two (one of them a's), c none of its own.
 
@@ -105,6 +113,7 @@ POOLS: Mapping[str, Callable[[Path], None]] = {
     "mixed": mixed,
     "heads": heads,
     "depths": depths,
+    "adapters": adapters,
     "typed-depths": typed_depths,
     "gpt-neox": lambda folder: independent(folder, "gpt-neox"),
     "vocabularies": lambda folder: vocabularies(folder, "llama"),

@@ -237,6 +237,24 @@ DTYPES = [
     Case("bfloat16 passthrough", write("passthrough", {"a": {}}, out_dtype="bfloat16"), "llama-bf16"),
 ]
 
+ADAPTERS = [
+    Case("a base with an adapter", write("passthrough", {"base+POOL/all": {}}), "adapters"),
+    Case(
+        "adapters beside a model",
+        write(
+            "task_arithmetic",
+            {
+                "base+POOL/all": {"weight": 0.7},
+                "a": {"weight": UNEVEN},
+                "base+POOL/some": {"weight": [{"filter": "mlp", "value": 0.5}, {"value": 1.0}]},
+            },
+            **BASE,
+        ),
+        "adapters",
+    ),
+    Case("ties of adapters", write("ties", {"base+POOL/some": {"weight": 1, "density": 0.5}}, **BASE), "adapters"),
+]
+
 STAGES = [
     Case(
         "a stage uses another",
@@ -282,6 +300,12 @@ parameters: {t: 0.4}
 
 SHAPES = [
     Case(f"{kind}: {case.name}", case.recipe, case.pool, case.ulps)
-    for kind, cases in (("slices", SLICES), ("levels", LEVELS), ("dtypes", DTYPES), ("stages", STAGES))
+    for kind, cases in (
+        ("slices", SLICES),
+        ("levels", LEVELS),
+        ("dtypes", DTYPES),
+        ("adapters", ADAPTERS),
+        ("stages", STAGES),
+    )
     for case in cases
 ]
