@@ -24,7 +24,7 @@ from optimizer.merging.threads import single_threaded_torch
 
 #: numbers of a tensor handled at a time: so few that the temporaries of a block stay in the processor's cache, so many
 #: that Python's part of an operation vanishes
-BLOCK = {"cpu": 1 << 17, "cuda": 1 << 22}
+BLOCK = {"cpu": 1 << 18, "cuda": 1 << 22}
 #: numbers of a tensor that one task of a thread covers: long enough to make the task's own cost vanish
 PIECE = 1 << 20
 #: tensors whose facts are found ahead of the one that is written

@@ -7,7 +7,7 @@ once and kept. The factor that makes up for what was dropped is not written into
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from optimizer.merging.methods.selection import NOTHING, Cutoff, Score, Target, 
 
 #: task vectors with less than this of an L1 norm are not rescaled, as in mergekit
 FAINT = 1e-7
+#: numbers of a tensor up to which masks that are dear to find are kept until the tensor is written: 32 MiB a model
+REMEMBERED = 1 << 28
 
 
 def magnitudes(block: Block, model: int) -> Tensor:
@@ -71,35 +73,54 @@ class Chance(Keep):
 @dataclass(frozen=True)
 class RankedChance(Keep):
     """Each number with a probability that grows with the rank of its magnitude in its row, from density − epsilon of
-    the smallest to density + epsilon of the largest. `boost`: divided by that probability, in the arithmetic's dtype.
+    the smallest to density + epsilon of the largest; equal ones between these share the probability of their mean rank.
+    `boost`: divided by that probability, in the arithmetic's dtype. `known`: masks found before, see `remember`.
     """
 
     case: Case
     density: float
     epsilon: float
     boost: bool = False
+    known: dict[tuple[int, int], np.ndarray[Any, Any]] = field(default_factory=dict, compare=False)
 
     def mask(self, block: Block, model: int) -> Tensor:
+        packed = self.known.get((block.begin, block.root.numel()))
+        if packed is not None:
+            bits = torch.from_numpy(np.unpackbits(packed, count=block.root.numel()))
+            return bits.view(torch.int8).neg_().to(torch.int32).view(block.root.shape)
         return self._mask(block, model, *_ranking(block, model))
 
+    def remember(self, block: Block, mask: Tensor) -> None:
+        """Keep a mask, as bits: sorting the rows again would take longer than all the rest."""
+        if mask.device.type == "cpu" and math.prod(self.case.shape) <= REMEMBERED:
+            self.known[block.begin, mask.numel()] = np.packbits(mask.numpy().reshape(-1).astype(np.bool_))
+
     def sparse(self, block: Block, model: int) -> Tensor:
+        if not self.boost:
+            return super().sparse(block, model)
         keys, ordered = _ranking(block, model)
         mask = self._mask(block, model, keys, ordered)
-        if not self.boost:
-            return choose(mask, block.models[model], block.root)
-        rank = torch.searchsorted(ordered, keys).to(block_dtype(block))
-        chance = rank.mul_(2 * self.epsilon / (keys.shape[-1] - 1)).add_(self.density - self.epsilon)
+        # twice the mean rank of those with the same magnitude
+        rank = torch.searchsorted(ordered, keys).add_(torch.searchsorted(ordered, keys, right=True)).sub_(1)
+        slope = self.epsilon / (keys.shape[-1] - 1)
+        chance = rank.to(block_dtype(block)).mul_(slope).add_(self.density - self.epsilon)
         base = block.root.to(block_dtype(block))
         return choose(mask, (block.models[model].to(base.dtype) - base).div_(chance).add_(base), base)
 
     def _mask(self, block: Block, model: int, keys: Tensor, ordered: Tensor) -> Tensor:
-        # a draw stays where its rank is above the one that has just this probability
+        # A draw has a rank whose probability it just falls below. What ranks higher stays and, of what has the same
+        # magnitude, a half: that way equal magnitudes stay as often as their mean rank says.
         drawn, last = _drawn(self.case, block, model), keys.shape[-1] - 1
         slope = last / (2 * self.epsilon)
-        rank = drawn.to(torch.float32).mul_(slope / RANGE).add_(1 - (self.density - self.epsilon) * slope)
+        rank = drawn.to(torch.float32).mul_(slope / RANGE).add_(0.5 - (self.density - self.epsilon) * slope)
         least = ordered.gather(-1, rank.floor_().clamp_(0, last).long())
-        mask = below(drawn, threshold(self.density + self.epsilon))
-        return mask.bitwise_and_(least.sub_(keys).sub_(1).bitwise_right_shift_(63).to(mask.dtype))
+        mask = least.sub_(keys).sub_(torch.bitwise_and(drawn, 1)).bitwise_right_shift_(31)
+        # the ends have no half a rank beyond them: the smallest stay with the least probability, the largest with the
+        # greatest
+        mask &= torch.sub(ordered[..., :1], keys).bitwise_right_shift_(31)
+        mask |= below(drawn, threshold(self.density - self.epsilon))
+        mask |= torch.sub(keys, ordered[..., -1:]).bitwise_right_shift_(31).bitwise_not_()
+        return mask.bitwise_and_(below(drawn, threshold(self.density + self.epsilon)))
 
 
 def _drawn(case: Case, block: Block, model: int) -> Tensor:
@@ -109,10 +130,9 @@ def _drawn(case: Case, block: Block, model: int) -> Tensor:
 
 
 def _ranking(block: Block, model: int) -> tuple[Tensor, Tensor]:
-    """Numbers in the order of magnitude and, of equal ones, position in the row; and these sorted, row by row."""
-    bits = order(magnitudes(block, model).to(torch.float32))
-    keys = bits.long().bitwise_left_shift_(32).add_(torch.arange(bits.shape[-1], device=bits.device))
-    if keys.device.type == "cpu":  # numpy's sort is some ten times as fast as torch's on one core
+    """Integers in the order of the magnitudes, and these sorted, row by row."""
+    keys = order(magnitudes(block, model).to(torch.float32))
+    if keys.device.type == "cpu":  # numpy's sort is some forty times as fast as torch's on one core
         return keys, torch.from_numpy(np.sort(keys.numpy(), axis=-1))
     return keys, keys.sort(dim=-1).values
 
@@ -162,8 +182,10 @@ def _l1_scales(keeps: list[Keep | None]) -> Generator[Look, list[Any], list[floa
     def look(block: Block) -> list[tuple[float, float]]:
         norms = []
         for i, keep in dropping:
-            whole = magnitudes(block, i)
-            kept = order(whole).bitwise_and(keep.mask(block, i).to(order(whole).dtype)).view(whole.dtype)
+            whole, mask = magnitudes(block, i), keep.mask(block, i)
+            if isinstance(keep, RankedChance):
+                keep.remember(block, mask)
+            kept = order(whole).bitwise_and(mask.to(order(whole).dtype)).view(whole.dtype)
             norms.append((float(whole.double().sum()), float(kept.double().sum())))
         return norms
 

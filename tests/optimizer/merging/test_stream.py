@@ -17,7 +17,7 @@ from optimizer.merging.methods.registry import find_method
 from optimizer.merging.plan import Operand, Step
 from optimizer.merging.stream import BLOCK, PIECE, Crew, merged_pieces, merged_spans, row_spans
 
-SHAPES = [(3,), (), (700, 300), (5, 7, 40), (0, 4), (1100, 1111), (2, 40_000)]
+SHAPES = [(3,), (), (700, 300), (5, 7, 40), (0, 4), (2200, 1111), (2, 40_000)]
 
 
 def step_of(number: int, shape: tuple[int, ...], models: int = 2) -> Step:
@@ -89,12 +89,12 @@ def watched_step(watched: Watched, shape: tuple[int, ...]) -> Step:
 
 def test_facts_are_of_the_whole_tensor() -> None:
     watched = Watched()
-    step = watched_step(watched, (1100, 1111))
+    step = watched_step(watched, (2200, 1111))
     (result,) = together([step], Crew(threads=2)).values()
-    values = step.models[0].tensor.rows(0, 1100).double()
+    values = step.models[0].tensor.rows(0, 2200).double()
     expected = float((values - values.sum()).abs().sum())
     assert result.unique().tolist() == pytest.approx([expected])
-    assert watched.seen == len(row_spans((1100, 1111)))
+    assert watched.seen == len(row_spans((2200, 1111)))
 
 
 def test_an_error_in_a_thread_names_the_tensor_and_the_model() -> None:
@@ -122,20 +122,20 @@ def test_damage_is_told_also_where_it_does_not_count(weights: tuple[float, float
 
 def test_stopped_in_the_middle_no_thread_stays() -> None:
     watched = Watched()
-    pieces = merged_pieces([watched_step(watched, (1100, 1111)) for _ in range(100)], Crew(threads=2))
+    pieces = merged_pieces([watched_step(watched, (2200, 1111)) for _ in range(100)], Crew(threads=2))
     next(pieces)
     pieces.close()
     seen = watched.seen
-    assert seen < 100 * len(row_spans((1100, 1111))) / 2
+    assert seen < 100 * len(row_spans((2200, 1111))) / 2
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("merge", "facts"))]
 
 
 def test_pieces_in_flight_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow the reader of the pieces is, only a few are computed ahead."""
     watched = Watched()
-    blocks = len(row_spans((1100, 1111)))
+    blocks = len(row_spans((2200, 1111)))
     monkeypatch.setattr(stream, "PIECE", BLOCK["cpu"])  # a piece is a block
-    pieces = merged_pieces([watched_step(watched, (1100, 1111)) for _ in range(50)], Crew(threads=2))
+    pieces = merged_pieces([watched_step(watched, (2200, 1111)) for _ in range(50)], Crew(threads=2))
     for _ in range(10):
         next(pieces)
     threading.Event().wait(0.3)

@@ -181,7 +181,7 @@ def test_masks_repeat_with_the_seed_and_differ_between_models_tensors_seeds(name
 
 @pytest.mark.parametrize("name", ["della", "della_linear"])
 def test_ranks_are_those_of_a_sort(name: str) -> None:
-    """A mask is what the chance of every rank says about every draw, equal numbers ranked by position."""
+    """A mask is what the chance of every rank, give or take a half, says about every draw; equal numbers share it."""
     base, model = pool(3, 1, (20, 300))
     model = (base + ((model - base) * 4).round() / 4).contiguous()
     density, epsilon = 0.4, 0.3
@@ -190,12 +190,26 @@ def test_ranks_are_those_of_a_sort(name: str) -> None:
     (keep,) = facts_over(name, case, [block]).keeps
     fixed = case_of("dare_linear", base, [model], {"weight": 1.0, "density": 0.5})
     (chance,) = facts_over("dare_linear", fixed, [block]).keeps
-    ranks = (model - base).abs().argsort(dim=-1, stable=True).argsort(dim=-1)
+    size = (model - base).abs()
+    ordered = size.sort(dim=-1).values
+    lowest, highest = torch.searchsorted(ordered, size), torch.searchsorted(ordered, size, right=True) - 1
     mask = keep.mask(block, 0) == -1
     half = chance.mask(block, 0) == -1  # the draw is below 0.5
-    chances = density - epsilon + 2 * epsilon * ranks / 299
-    assert bool(mask[(chances >= 0.5) & half].all())
-    assert not bool(mask[(chances <= 0.5) & ~half].any())
+    least, most = (density - epsilon + 2 * epsilon * (ranks + d) / 299 for ranks, d in ((lowest, -0.5), (highest, 0.5)))
+    assert bool(mask[(least >= 0.5) & half].all())
+    assert not bool(mask[(most <= 0.5) & ~half].any())
+
+
+@pytest.mark.parametrize("boost", [0, 1])
+def test_equal_magnitudes_share_the_chance_of_their_mean_rank(boost: int) -> None:
+    base = torch.zeros(40_000, 6)
+    tau = torch.tensor([1.0, 2.0, -2.0, 2.0, 3.0, 3.5]).repeat(40_000, 1)
+    values = {"weight": 1.0, "density": 0.5, "epsilon": 0.25, "rescale": boost, "rescale_by_probability": boost}
+    merged = merge("della_linear", base, [tau], rows=1000, **values)
+    chances = torch.tensor([0.25, 0.45, 0.45, 0.45, 0.65, 0.75])
+    stays = merged != 0
+    assert torch.allclose(stays.double().mean(0).float(), chances, atol=4 * 0.5 / math.sqrt(40_000))
+    assert close(merged, tau * stays / (chances if boost else 1))
 
 
 # ---- rescaling ----------------------------------------------------------------------------------------------------
