@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
+from optimizer.merging.checkpoint.source import Checkpoint
 from optimizer.merging.layout import Layout
 from optimizer.merging.recipe import Coefficients
 from optimizer.merging.resident import ResidentMerge
@@ -28,7 +29,8 @@ class Bench:
         """Load a pool that `check_pool` accepted.
 
         On CUDA candidates are held in bfloat16, what they are exported in; on a CPU in float32, which most CPUs
-        compute faster and which costs nothing against the stacks of the pool.
+        compute faster and which costs nothing against the stacks of the pool. Stacks that do not fit into the GPU
+        beside the model and its gradients stay in the host's memory: candidates are merged there and cross over.
         """
         disable_progress_bar()  # of loading; the job has its own
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -36,9 +38,17 @@ class Bench:
         model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, use_safetensors=True, local_files_only=True)
         model.to(device).requires_grad_(False)
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-        return cls(ResidentMerge(model, base, models, layout), Scorer(model, tokenizer))
+        stacks = device if device.type == "cpu" or _fits(base, len(models), device) else torch.device("cpu")
+        return cls(ResidentMerge(model, base, models, layout, stacks), Scorer(model, tokenizer))
 
     def score(self, coefficients: Coefficients, objectives: Objectives) -> Scores:
         """Write the candidate into the model in place and score it."""
         self.resident.apply(coefficients)
         return objectives.score()
+
+
+def _fits(base: Path, models: int, device: torch.device) -> bool:
+    """Whether the stacks of base and models fit beside a gradient of the model's size and what scoring needs."""
+    size = sum(info.end - info.begin for info in Checkpoint(base).infos.values())
+    free, whole = torch.cuda.mem_get_info(device)
+    return (models + 2) * size + whole // 20 < free

@@ -1,32 +1,42 @@
 """The `parameters:` of a recipe, checked against the rows of the methods' registry."""
 
-from collections.abc import Mapping
+import logging
 
 from optimizer.errors import RecipeError
 from optimizer.merging.mergekit.document import Cursor, nearest
 from optimizer.merging.mergekit.schema import Choice, Setting, Settings
 from optimizer.merging.methods.base import Method, Parameter
+from optimizer.merging.methods.registry import METHODS
 
-#: what mergekit takes and does not use: by method, and (int8_mask: how masks are held in memory) with every method
-INERT: Mapping[str, frozenset[str]] = {"task_arithmetic": frozenset({"density", "rescale"})}
-INERT_EVERYWHERE = frozenset({"int8_mask"})
+#: parameters of any method: what is left of the method before when somebody tries another one is no misspelling
+COMMON = {row.name: row for method in METHODS.values() for row in method.parameters}
+#: how masks are held in memory, in mergekit; taken with every method, never used
+QUIET = "int8_mask"
+
+logger = logging.getLogger(__name__)
 
 
 def read_settings(place: Cursor | None, method: Method, *, of_model: bool = False) -> Settings:
     """The settings under a `parameters:` key, None where there is none; `of_model`: they belong to one model.
 
+    A parameter that only other methods have takes no effect, as in mergekit, and a warning says so.
+
     Raises:
-        RecipeError: a parameter that the method does not have, or not there, or a value outside its range.
+        RecipeError: a parameter that no method has, or not there, or a value outside its range.
     """
     if place is None:
         return {}
     known = {row.name: row for row in method.parameters}
     found: dict[str, Setting] = {}
     for name, entry in place.entries().items():
-        if name in INERT_EVERYWHERE | INERT.get(method.name, frozenset()) and name not in known:
-            _setting(entry, Parameter(name))
-            continue
         row = known.get(name)
+        if row is None and name in COMMON:
+            _setting(entry, COMMON[name])
+            if name != QUIET:
+                logger.warning(
+                    "%s, line %d: %s has no %s, it takes no effect", place.origin, entry.line, method.name, name
+                )
+            continue
         if row is None:
             listed = ", ".join(known) or "none"
             raise entry.error(f"{method.name} has no parameter {name!r}, it has {listed}", nearest(name, known))

@@ -222,7 +222,7 @@ MISTAKES = {
         8,
         ["parameters.lambd", "no parameter 'lambd'", "did you mean 'lambda'"],
     ),
-    "another method's parameter": (one("1", "parameters: {select_topk: 1}\n"), 7, ["select_topk", "it has weight"]),
+    "no method's parameter": (one("1", "parameters: {select_top: 1}\n"), 7, ["select_top", "it has weight"]),
     "shared parameter of one model": (
         one("1\n    lambda: 0.5"),
         7,
@@ -318,3 +318,12 @@ def test_mistakes_are_named_with_their_line(mistake: str) -> None:
     said = str(caught.value)
     assert said.startswith(f"r.yml, line {line}: "), said
     assert all(word in said for word in words), said
+
+
+def test_another_methods_parameter_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    text = one("1", "parameters: {select_topk: 0.5, int8_mask: true}\n")
+    (recipe,) = read_mergekit(text, "r.yml")
+    assert recipe == read_mergekit(one("1"), "r.yml")[0]
+    assert caplog.messages == ["r.yml, line 7: task_arithmetic has no select_topk, it takes no effect"]
+    with pytest.raises(RecipeError, match="line 7.*select_topk"):
+        read_mergekit(one("1", "parameters: {select_topk: [much]}\n"), "r.yml")
