@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from optimizer.errors import CheckpointError, RecipeError
+from optimizer.merging.kernels import affine_into
 from optimizer.merging.layout import Layout
 from optimizer.merging.methods.base import (
     Block,
@@ -39,6 +40,11 @@ from optimizer.merging.threads import single_threaded_torch
 #: into the second, but then the time goes into calling torch instead of into arithmetic
 SPAN = {"cpu": 1 << 18, "cuda": 1 << 24}
 
+#: the same for a kernel, which keeps nothing but a stretch of numbers
+KERNEL_SPAN = 1 << 20
+#: bytes of a pool from which compiling a kernel, a second or two, is soon made up for
+WORTH_A_KERNEL = 1 << 28
+
 #: a number for all models, or one for each by name
 Parameters = Mapping[str, float | Mapping[str, float]]
 
@@ -58,6 +64,12 @@ class Place:
     def whole(cls, target: Tensor) -> "Place":
         """`target` [rows, columns] takes all of the tensor."""
         return cls(target, slice(0, target.shape[0]), slice(0, target.shape[1]))
+
+    def takes(self, begin: int, end: int, columns: int) -> Tensor | None:
+        """The target of rows `begin` … `end`, contiguous, if it takes them whole."""
+        inside = self.rows.start <= begin and end <= self.rows.stop and self.columns == slice(0, columns)
+        part = self.target[begin - self.rows.start : end - self.rows.start] if inside else None
+        return part if part is not None and part.is_contiguous() else None
 
     def write(self, result: Tensor, begin: int) -> None:
         """Take over what it can of `result`, the rows from `begin` on of the merged tensor."""
@@ -226,7 +238,8 @@ class HeldPool:
         threads = 1 if self.device.type != "cpu" else torch.get_num_threads()
         if method.prepare is not None or method.sparsify is not None:
             share(chosen, lambda one: one[0].prepare(method, one[1]), threads)
-        span = SPAN.get(self.device.type, SPAN["cpu"])
+        by_kernel = method.shares is not None and self.nbytes >= WORTH_A_KERNEL
+        span = KERNEL_SPAN if by_kernel else SPAN.get(self.device.type, SPAN["cpu"])
         tasks = [
             (held, case, state, *rows)
             for held, case in chosen
@@ -238,6 +251,8 @@ class HeldPool:
 
         def work(task: tuple[HeldTensor, Case, Any, int, int]) -> None:
             held, case, state, begin, end = task
+            if by_kernel and _by_kernel(held, method, state, places[held.name], begin, end):
+                return
             result = method.combine(held.left(method, case, begin, end, scratch.of(held, begin, end)), case, state)
             for place in places[held.name]:
                 place.write(result, begin)
@@ -266,6 +281,22 @@ class HeldPool:
             if any(value - value != 0 for value in column):
                 raise RecipeError(f"coefficients {column} in group {group}, expected finite numbers")
         return columns
+
+
+def _by_kernel(held: HeldTensor, method: Method, state: Any, places: Sequence[Place], begin: int, end: int) -> bool:
+    """Merge some rows in one pass over memory, straight into their place where it can take them as they are; False
+    where that cannot be done, and nothing was written."""
+    if method.shares is None or not (held.sparse or method.sparsify is None):
+        return False
+    stack = held.stack[:, begin:end]
+    direct = places[0].takes(begin, end, held.stack.shape[2]) if len(places) == 1 else None
+    out = torch.empty(stack.shape[1:], dtype=torch.float32) if direct is None else direct
+    if not affine_into(stack, method.shares(state), out):
+        return False
+    if direct is None:
+        for place in places:
+            place.write(out, begin)
+    return True
 
 
 class _Scratch(threading.local):

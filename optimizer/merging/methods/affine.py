@@ -36,14 +36,22 @@ def average(block: Block, weights: Sequence[float]) -> Tensor:
 
 
 def _interpolate(rows: Sequence[Tensor], shares: Sequence[float], dtype: torch.dtype) -> Tensor:
-    first, *others = sorted((i for i, share in enumerate(shares) if share != 0.0), key=lambda i: -shares[i])
+    first, steps = chain(shares)
     total = rows[first].to(dtype)
-    seen = shares[first]
-    for i in others:
-        seen += shares[i]
-        step, weight = rows[i].to(dtype), shares[i] / seen
+    for i, weight in steps:
+        step = rows[i].to(dtype)
         total = torch.lerp(total, step, weight) if total is rows[first] else total.lerp_(step, weight)
     return total.clone() if total is rows[first] else total  # never what may be a view of a file
+
+
+def chain(shares: Sequence[float]) -> tuple[int, list[tuple[int, float]]]:
+    """The interpolations that make an affine sum: the row to start from, then (row, weight) in order."""
+    first, *others = sorted((i for i, share in enumerate(shares) if share != 0.0), key=lambda i: -shares[i])
+    steps, seen = [], shares[first]
+    for i in others:
+        seen += shares[i]
+        steps.append((i, shares[i] / seen))
+    return first, steps
 
 
 def task_vectors(block: Block) -> list[Tensor]:
@@ -167,6 +175,7 @@ ROWS = (
         _task_arithmetic,
         weigh=_task_weights,
         slopes=_slopes,
+        shares=tuple,
         affine=True,
     ),
     Method(
@@ -188,6 +197,7 @@ ROWS = (
         models=(1, 1),
         weigh=_own_weights,
         slopes=lambda block, case, state: task_vectors(block),
+        shares=tuple,
         affine=True,
     ),
     _between("interpolation", "θ_b + α τ_d + (1 − α) τ_a: arXiv 2411.06824, MergeAlign"),

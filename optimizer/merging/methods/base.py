@@ -100,6 +100,8 @@ class Method:
             stored.
         slopes: for methods that are linear in their coefficients as long as `normalize` is off: (sparsified block,
             case, state) → one [rows, columns] a model, ∂θ/∂weight_t. None: not linear.
+        shares: of methods whose result is `affine_sum` of the sparsified block: state → its weights, one a model. What
+            can do that sum in another way need not call `combine`.
         coefficient: the parameter that a search moves first ("weight", or "t" of the two-model methods).
         check: (case) → RecipeError where parameters that are each in range do not go together. Planning calls it, so
             that nothing is read in vain.
@@ -117,6 +119,7 @@ class Method:
     sparsify: Callable[[Block, Case, Any], Block] | None = None
     weigh: Callable[[Case, Any], Any] | None = None
     slopes: Callable[[Block, Case, Any], Sequence[Tensor]] | None = None
+    shares: Callable[[Any], Sequence[float]] | None = None
     coefficient: str = "weight"
     check: Callable[[Case], object] | None = None
     affine: bool = False

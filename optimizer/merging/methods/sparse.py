@@ -1,8 +1,10 @@
 """The arithmetic family that drops numbers: what stays × how the rest is combined × how the loss is made up for."""
 
+from typing import Any
+
 from optimizer.merging.methods.affine import INT8_MASK, LAMBDA, WEIGHT
 from optimizer.merging.methods.base import Method, Parameter
-from optimizer.merging.methods.consensus import add_up, call, elect, share, slopes
+from optimizer.merging.methods.consensus import Shares, add_up, call, elect, share, slopes
 from optimizer.merging.methods.sparsify import (
     Rule,
     check_probabilities,
@@ -23,6 +25,11 @@ BY_PROBABILITY = Parameter(
     boolean=True,
     meaning="rescale divides by the probability to stay, as in the paper, instead of keeping the L1 norm, as mergekit",
 )
+
+
+def _shares(state: Any) -> tuple[float, ...]:
+    found: Shares = state
+    return found.shares
 
 
 def _row(
@@ -49,6 +56,7 @@ def _row(
         sparsify=sparsify,
         weigh=call if votes else share,
         slopes=None if votes else slopes,
+        shares=None if votes else _shares,
         check=check_probabilities if EPSILON in own else None,
     )
 

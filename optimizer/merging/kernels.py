@@ -1,0 +1,128 @@
+"""One pass over memory for weighted sums on a CPU, where numba is installed (vLLM brings it along).
+
+torch does a conversion, an interpolation and a rounding one after the other, each over a block in the cache: three
+times what the memory would allow. A kernel keeps the numbers in registers. It gives the same bits as torch.lerp does,
+term by term, and is only an accelerator: without numba torch does it.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from optimizer.merging.methods.affine import chain
+
+#: numbers that are carried through the whole chain at a time: they stay in the first-level cache
+_STRETCH = 1024
+_VIEWS = {torch.bfloat16: (torch.int16, np.uint16), torch.float32: (torch.float32, np.float32)}
+
+Kernel = Callable[..., None]
+
+_lock = threading.Lock()
+
+
+def affine_into(stack: Tensor, weights: Sequence[float], out: Tensor) -> bool:
+    """Write `affine_sum` of `stack` [1 + models, rows, columns], the base first, into `out` [rows, columns].
+
+    Returns:
+        False where this cannot be done here, and nothing was written: another device or dtype than bfloat16 and
+        float32, tensors that are not contiguous, no numba.
+    """
+    fits = (
+        out.is_contiguous() and stack[0].is_contiguous() and out.numel() and {stack.dtype, out.dtype} <= _VIEWS.keys()
+    )
+    if stack.device.type != "cpu" or out.device.type != "cpu" or not fits:
+        return False
+    with _lock:
+        kernel = _kernel(stack.dtype, out.dtype)
+    if kernel is None:
+        return False
+    first, steps = chain([1.0 - sum(weights), *weights])
+    places = np.array([first, *(row for row, _ in steps)], dtype=np.int64) * stack.stride(0)
+    shares = np.array([share for _, share in steps], dtype=np.float32)
+    # torch.lerp goes from the nearer end: x + w (y − x) below a half, y + (w − 1)(y − x) from there on
+    far = np.abs(shares) >= np.float32(0.5)
+    kernel(_flat(stack), places, np.where(far, shares - np.float32(1), shares).astype(np.float32), far, _flat(out))
+    return True
+
+
+def _flat(tensor: Tensor) -> Any:
+    """All that lies from the first to the last number, as numpy sees it; bfloat16 as the upper halves of float32."""
+    view, kind = _VIEWS[tensor.dtype]
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.detach().view(view).as_strided((extent,), (1,)).numpy().view(kind)
+
+
+@lru_cache
+def _kernel(source: torch.dtype, target: torch.dtype) -> Kernel | None:
+    """The kernel for these dtypes, compiled at its first call; None without numba."""
+    try:
+        from numba import njit
+    except ImportError:
+        return None
+    fma, load, store = _parts(source, target)
+
+    @njit(nogil=True)  # type: ignore[untyped-decorator]
+    def run(stack: Any, places: Any, shares: Any, far: Any, out: Any) -> None:
+        stretch = np.empty(_STRETCH, np.float32)
+        for begin in range(0, out.size, _STRETCH):
+            count = min(_STRETCH, out.size - begin)
+            first = stack[places[0] + begin : places[0] + begin + count]
+            for i in range(count):
+                stretch[i] = load(first[i])
+            for step in range(shares.size):
+                share, place = shares[step], places[step + 1] + begin
+                row = stack[place : place + count]
+                if far[step]:
+                    for i in range(count):
+                        y = load(row[i])
+                        stretch[i] = fma(share, y - stretch[i], y)
+                else:
+                    for i in range(count):
+                        x = stretch[i]
+                        stretch[i] = fma(share, load(row[i]) - x, x)
+            merged = out[begin : begin + count]
+            for i in range(count):
+                merged[i] = store(stretch[i])
+
+    return run  # type: ignore[no-any-return]
+
+
+def _parts(source: torch.dtype, target: torch.dtype) -> tuple[Any, Any, Any]:
+    """Fused multiply-add, and what reads and writes one number."""
+    from llvmlite import ir
+    from numba import njit, types
+    from numba.extending import intrinsic
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def as_float(_context: Any, bits: Any) -> Any:
+        return types.float32(types.uint32), lambda _c, builder, _s, args: builder.bitcast(args[0], ir.FloatType())
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def as_bits(_context: Any, number: Any) -> Any:
+        return types.uint32(types.float32), lambda _c, builder, _s, args: builder.bitcast(args[0], ir.IntType(32))
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def fma(_context: Any, a: Any, b: Any, c: Any) -> Any:
+        kind = types.float32
+        return kind(kind, kind, kind), lambda _c, builder, _s, args: builder.fma(*args)
+
+    @njit(nogil=True)  # type: ignore[untyped-decorator]
+    def same(number: Any) -> Any:
+        return number
+
+    @njit(nogil=True)  # type: ignore[untyped-decorator]
+    def widen(bits: Any) -> Any:
+        return as_float(np.uint32(bits) << np.uint32(16))
+
+    @njit(nogil=True)  # type: ignore[untyped-decorator]
+    def narrow(number: Any) -> Any:
+        # to the nearest, to even; what is infinite stays so, and stacks hold nothing that is not a number
+        bits = as_bits(number)
+        return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+    return fma, widen if source == torch.bfloat16 else same, narrow if target == torch.bfloat16 else same
