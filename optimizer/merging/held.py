@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from optimizer.errors import CheckpointError, RecipeError
-from optimizer.merging.kernels import affine_into
+from optimizer.merging.kernels import affine_into, elect_into
 from optimizer.merging.layout import Layout
 from optimizer.merging.methods.base import (
     Block,
@@ -30,6 +30,7 @@ from optimizer.merging.methods.base import (
     matrix,
     state_of,
 )
+from optimizer.merging.methods.consensus import elect
 from optimizer.merging.methods.registry import find_method
 from optimizer.merging.plan import Step, make_case, make_plan
 from optimizer.merging.recipe import Coefficients, Recipe, check_parameters
@@ -41,7 +42,7 @@ from optimizer.merging.threads import single_threaded_torch
 SPAN = {"cpu": 1 << 18, "cuda": 1 << 24}
 
 #: the same for a kernel, which keeps nothing but a stretch of numbers
-KERNEL_SPAN = 1 << 20
+KERNEL_SPAN = 1 << 22
 #: bytes of a pool from which compiling a kernel, a second or two, is soon made up for
 WORTH_A_KERNEL = 1 << 28
 
@@ -238,7 +239,7 @@ class HeldPool:
         threads = 1 if self.device.type != "cpu" else torch.get_num_threads()
         if method.prepare is not None or method.sparsify is not None:
             share(chosen, lambda one: one[0].prepare(method, one[1]), threads)
-        by_kernel = method.shares is not None and self.nbytes >= WORTH_A_KERNEL
+        by_kernel = self.nbytes >= WORTH_A_KERNEL and (method.shares is not None or method.combine is elect)
         span = KERNEL_SPAN if by_kernel else SPAN.get(self.device.type, SPAN["cpu"])
         tasks = [
             (held, case, state, *rows)
@@ -286,12 +287,13 @@ class HeldPool:
 def _by_kernel(held: HeldTensor, method: Method, state: Any, places: Sequence[Place], begin: int, end: int) -> bool:
     """Merge some rows in one pass over memory, straight into their place where it can take them as they are; False
     where that cannot be done, and nothing was written."""
-    if method.shares is None or not (held.sparse or method.sparsify is None):
+    if not held.sparse and method.sparsify is not None:
         return False
     stack = held.stack[:, begin:end]
     direct = places[0].takes(begin, end, held.stack.shape[2]) if len(places) == 1 else None
     out = torch.empty(stack.shape[1:], dtype=torch.float32) if direct is None else direct
-    if not affine_into(stack, method.shares(state), out):
+    done = elect_into(stack, state, out) if method.shares is None else affine_into(stack, method.shares(state), out)
+    if not done:
         return False
     if direct is None:
         for place in places:

@@ -1,13 +1,15 @@
-"""One pass over memory for weighted sums on a CPU, where numba is installed (vLLM brings it along).
+"""One pass over memory for weighted sums and elections on a CPU, where numba is installed (vLLM brings it along).
 
 torch does a conversion, an interpolation and a rounding one after the other, each over a block in the cache: three
-times what the memory would allow. A kernel keeps the numbers in registers. It gives the same bits as torch.lerp does,
-term by term, and is only an accelerator: without numba torch does it.
+times what the memory would allow. A kernel keeps the numbers in registers. It gives the same bits as torch does, term
+by term, and is only an accelerator: without numba torch does it.
 """
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from optimizer.merging.methods.affine import chain
+from optimizer.merging.methods.consensus import Election, alone
 
 #: numbers that are carried through the whole chain at a time: they stay in the first-level cache
 _STRETCH = 1024
@@ -22,6 +25,7 @@ _VIEWS = {torch.bfloat16: (torch.int16, np.uint16), torch.float32: (torch.float3
 
 Kernel = Callable[..., None]
 
+HAVE_NUMBA = find_spec("numba") is not None
 _lock = threading.Lock()
 
 
@@ -32,13 +36,7 @@ def affine_into(stack: Tensor, weights: Sequence[float], out: Tensor) -> bool:
         False where this cannot be done here, and nothing was written: another device or dtype than bfloat16 and
         float32, tensors that are not contiguous, no numba.
     """
-    fits = (
-        out.is_contiguous() and stack[0].is_contiguous() and out.numel() and {stack.dtype, out.dtype} <= _VIEWS.keys()
-    )
-    if stack.device.type != "cpu" or out.device.type != "cpu" or not fits:
-        return False
-    with _lock:
-        kernel = _kernel(stack.dtype, out.dtype)
+    kernel = _found(_sum, stack, out)
     if kernel is None:
         return False
     first, steps = chain([1.0 - sum(weights), *weights])
@@ -50,6 +48,32 @@ def affine_into(stack: Tensor, weights: Sequence[float], out: Tensor) -> bool:
     return True
 
 
+def elect_into(stack: Tensor, election: Election, out: Tensor) -> bool:
+    """Write what `elect` makes of such a stack; see `affine_into`."""
+    voters = [i for i, vote in enumerate(election.votes) if vote != 0]
+    if len(voters) < 2:
+        return affine_into(stack, alone(election), out)
+    kernel = _found(_election, stack, out)
+    if kernel is None:
+        return False
+    places = np.array([0, *(i + 1 for i in voters)], dtype=np.int64) * stack.stride(0)
+    votes, weights = (
+        np.array([numbers[i] for i in voters], dtype=np.float32) for numbers in (election.votes, election.weights)
+    )
+    scale = np.float32(election.scale)
+    kernel(_flat(stack), places, votes, weights, weights.min(), scale, election.normalize, _flat(out))
+    return True
+
+
+def _found(make: Callable[[torch.dtype, torch.dtype], Kernel], stack: Tensor, out: Tensor) -> Kernel | None:
+    """The kernel for these tensors, if there can be one."""
+    fits = {stack.dtype, out.dtype} <= _VIEWS.keys() and {stack.device.type, out.device.type} == {"cpu"}
+    if not (fits and out.numel() and out.is_contiguous() and stack[0].is_contiguous() and HAVE_NUMBA):
+        return None
+    with _lock:
+        return make(stack.dtype, out.dtype)
+
+
 def _flat(tensor: Tensor) -> Any:
     """All that lies from the first to the last number, as numpy sees it; bfloat16 as the upper halves of float32."""
     view, kind = _VIEWS[tensor.dtype]
@@ -58,12 +82,10 @@ def _flat(tensor: Tensor) -> Any:
 
 
 @lru_cache
-def _kernel(source: torch.dtype, target: torch.dtype) -> Kernel | None:
-    """The kernel for these dtypes, compiled at its first call; None without numba."""
-    try:
-        from numba import njit
-    except ImportError:
-        return None
+def _sum(source: torch.dtype, target: torch.dtype) -> Kernel:
+    """The kernel of `affine_into` for these dtypes, compiled at its first call."""
+    from numba import njit
+
     fma, load, store = _parts(source, target)
 
     @njit(nogil=True)  # type: ignore[untyped-decorator]
@@ -88,6 +110,58 @@ def _kernel(source: torch.dtype, target: torch.dtype) -> Kernel | None:
             merged = out[begin : begin + count]
             for i in range(count):
                 merged[i] = store(stretch[i])
+
+    return run  # type: ignore[no-any-return]
+
+
+@lru_cache
+def _election(source: torch.dtype, target: torch.dtype) -> Kernel:
+    """The kernel of `elect_into` for these dtypes, compiled at its first call."""
+    from numba import njit
+
+    _, load, store = _parts(source, target)
+    zero, one = np.float32(0), np.float32(1)
+
+    @njit(nogil=True)  # type: ignore[untyped-decorator]
+    def run(
+        stack: Any, places: Any, votes: Any, weights: Any, least: Any, scale: Any, normalize: Any, out: Any
+    ) -> None:
+        base, outcome = np.empty(_STRETCH, np.float32), np.empty(_STRETCH, np.float32)
+        total, weight = np.empty(_STRETCH, np.float32), np.empty(_STRETCH, np.float32)
+        for begin in range(0, out.size, _STRETCH):
+            count = min(_STRETCH, out.size - begin)
+            root = stack[places[0] + begin : places[0] + begin + count]
+            for i in range(count):
+                base[i] = load(root[i])
+                total[i] = zero
+                weight[i] = zero
+            for voter in range(votes.size):
+                vote, place = votes[voter], places[voter + 1] + begin
+                row = stack[place : place + count]
+                if voter == 0:
+                    for i in range(count):
+                        outcome[i] = (load(row[i]) - base[i]) * vote
+                else:
+                    for i in range(count):
+                        outcome[i] += (load(row[i]) - base[i]) * vote
+            for i in range(count):
+                outcome[i] = math.copysign(one, outcome[i])
+            for voter in range(votes.size):
+                vote, own, place = votes[voter], weights[voter], places[voter + 1] + begin
+                row = stack[place : place + count]
+                for i in range(count):
+                    agreed = (load(row[i]) - base[i]) * vote * outcome[i]
+                    total[i] += agreed if agreed > zero else zero
+                    weight[i] += own if agreed > zero else zero
+            merged = out[begin : begin + count]
+            for i in range(count):
+                divisor = one
+                if normalize:
+                    if least > zero:
+                        divisor = weight[i] if weight[i] > least else least
+                    elif weight[i] != zero:
+                        divisor = weight[i]
+                merged[i] = store(total[i] / divisor * scale * outcome[i] + base[i])
 
     return run  # type: ignore[no-any-return]
 

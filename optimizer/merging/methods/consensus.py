@@ -68,7 +68,7 @@ def elect(block: Block, case: Case, state: Any) -> Tensor:
     election: Election = state
     voters = [i for i, vote in enumerate(election.votes) if vote != 0]
     if len(voters) < 2:
-        return affine_sum(block, [_alone(election, i) for i in range(len(block.models))])
+        return affine_sum(block, alone(election))
     dtype = block_dtype(block)
     integer = INTEGERS[dtype]
     base = block.root.to(dtype)
@@ -89,9 +89,12 @@ def elect(block: Block, case: Case, state: Any) -> Tensor:
     return total.add_(base)
 
 
-def _alone(election: Election, model: int) -> float:
-    vote, weight = election.votes[model], election.weights[model]
-    return 0.0 if vote == 0 else election.scale * (vote / weight if election.normalize else vote)
+def alone(election: Election) -> list[float]:
+    """The weights of the affine sum that is left where at most one model votes."""
+    return [
+        0.0 if vote == 0 else election.scale * (vote / weight if election.normalize else vote)
+        for vote, weight in zip(election.votes, election.weights, strict=True)
+    ]
 
 
 def _weight_of(votes: list[Tensor], weights: list[float]) -> Tensor:

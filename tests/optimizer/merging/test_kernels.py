@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from optimizer.merging import held
 from optimizer.merging.checkpoint.compatibility import check_pool
-from optimizer.merging.kernels import affine_into
+from optimizer.merging.kernels import affine_into, elect_into
 from optimizer.merging.methods.affine import affine_sum
-from optimizer.merging.methods.base import Block
+from optimizer.merging.methods.base import Block, Case
+from optimizer.merging.methods.consensus import Election, elect
 from optimizer.merging.recipe import Coefficients
 from optimizer.merging.resident import ResidentMerge
 from tests.optimizer.merging.conftest import Pool
@@ -32,6 +33,38 @@ def test_the_bits_of_the_chain(
     assert affine_into(middle, weights, out)
     base, *models = middle.unbind()
     assert torch.equal(out, affine_sum(Block(base, tuple(models), 0), weights).to(target))
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 0.25, 0.5, -0.7, 1.3]), st.sampled_from([1.0, 1.9])), min_size=2, max_size=4
+    ),
+    DTYPES,
+    DTYPES,
+    st.booleans(),
+    st.sampled_from([1.0, 0.7]),
+    st.integers(0, 2**20),
+)
+def test_the_bits_of_an_election(
+    models: list[tuple[float, float]],
+    source: torch.dtype,
+    target: torch.dtype,
+    normalize: bool,
+    scale: float,
+    seed: int,
+) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    stack = torch.randn(len(models) + 1, 7, 300, generator=draw)
+    stack[1:] = torch.where(torch.rand(stack[1:].shape, generator=draw) < 0.4, stack[:1], stack[1:])  # what is dropped
+    stack = stack.to(source)
+    weights = tuple(weight for weight, _ in models)
+    election = Election(tuple(weight * factor for weight, factor in models), weights, scale, normalize)
+    out = torch.empty(7, 300, dtype=target)
+    assert elect_into(stack, election, out)
+    base, *rows = stack.unbind()
+    case = Case("t", (7, 300), tuple("abcd"[: len(models)]), {}, {})
+    assert torch.equal(out, elect(Block(base, tuple(rows), 0), case, election).to(target))
 
 
 def test_rounding_to_bfloat16_at_the_edges() -> None:
@@ -57,7 +90,7 @@ def test_what_it_leaves_to_torch(stack: torch.Tensor, out: torch.Tensor) -> None
     assert bool((out == 7).all())
 
 
-@pytest.mark.parametrize("method", ["task_arithmetic", "dare_linear"])
+@pytest.mark.parametrize("method", ["task_arithmetic", "dare_linear", "ties"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_pool_merged_by_kernels(
     method: str, dtype: torch.dtype, half_pool: Pool, monkeypatch: pytest.MonkeyPatch
@@ -72,7 +105,7 @@ def test_a_pool_merged_by_kernels(
     for limit in (held.WORTH_A_KERNEL, 0):
         monkeypatch.setattr(held, "WORTH_A_KERNEL", limit)
         model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
-        parameters = {"density": 0.5} if method == "dare_linear" else {}
+        parameters = {"density": 0.5} if method != "task_arithmetic" else {}
         resident = ResidentMerge(model, base, models, layout, method=method, parameters=parameters)
         resident.apply(coefficients)
         found.append({name: tensor.detach().clone() for name, tensor in model.named_parameters()})
