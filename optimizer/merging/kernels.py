@@ -5,7 +5,6 @@ times what the memory would allow. A kernel keeps the numbers in registers. It g
 by term, and is only an accelerator: without numba torch does it.
 """
 
-import math
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -86,7 +85,7 @@ def _sum(source: torch.dtype, target: torch.dtype) -> Kernel:
     """The kernel of `affine_into` for these dtypes, compiled at its first call."""
     from numba import njit
 
-    fma, load, store = _parts(source, target)
+    fma, load, store, _ = _parts(source, target)
 
     @njit(nogil=True)  # type: ignore[untyped-decorator]
     def run(stack: Any, places: Any, shares: Any, far: Any, out: Any) -> None:
@@ -119,7 +118,7 @@ def _election(source: torch.dtype, target: torch.dtype) -> Kernel:
     """The kernel of `elect_into` for these dtypes, compiled at its first call."""
     from numba import njit
 
-    _, load, store = _parts(source, target)
+    _, load, store, sign = _parts(source, target)
     zero, one = np.float32(0), np.float32(1)
 
     @njit(nogil=True)  # type: ignore[untyped-decorator]
@@ -145,7 +144,7 @@ def _election(source: torch.dtype, target: torch.dtype) -> Kernel:
                     for i in range(count):
                         outcome[i] += (load(row[i]) - base[i]) * vote
             for i in range(count):
-                outcome[i] = math.copysign(one, outcome[i])
+                outcome[i] = sign(outcome[i])
             for voter in range(votes.size):
                 vote, own, place = votes[voter], weights[voter], places[voter + 1] + begin
                 row = stack[place : place + count]
@@ -153,21 +152,22 @@ def _election(source: torch.dtype, target: torch.dtype) -> Kernel:
                     agreed = (load(row[i]) - base[i]) * vote * outcome[i]
                     total[i] += agreed if agreed > zero else zero
                     weight[i] += own if agreed > zero else zero
+            # one loop a case: the compiler turns only loops without branches into vector code
+            if normalize and least > zero:
+                for i in range(count):
+                    total[i] /= weight[i] if weight[i] > least else least
+            elif normalize:
+                for i in range(count):
+                    total[i] /= weight[i] if weight[i] != zero else one
             merged = out[begin : begin + count]
             for i in range(count):
-                divisor = one
-                if normalize:
-                    if least > zero:
-                        divisor = weight[i] if weight[i] > least else least
-                    elif weight[i] != zero:
-                        divisor = weight[i]
-                merged[i] = store(total[i] / divisor * scale * outcome[i] + base[i])
+                merged[i] = store(total[i] * scale * outcome[i] + base[i])
 
     return run  # type: ignore[no-any-return]
 
 
-def _parts(source: torch.dtype, target: torch.dtype) -> tuple[Any, Any, Any]:
-    """Fused multiply-add, and what reads and writes one number."""
+def _parts(source: torch.dtype, target: torch.dtype) -> tuple[Any, Any, Any, Any]:
+    """Fused multiply-add, what reads and writes one number, and its sign as 1 or -1."""
     from llvmlite import ir
     from numba import njit, types
     from numba.extending import intrinsic
@@ -199,4 +199,9 @@ def _parts(source: torch.dtype, target: torch.dtype) -> tuple[Any, Any, Any]:
         bits = as_bits(number)
         return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
-    return fma, widen if source == torch.bfloat16 else same, narrow if target == torch.bfloat16 else same
+    @njit(nogil=True)  # type: ignore[untyped-decorator]
+    def sign(number: Any) -> Any:
+        return as_float((as_bits(number) & np.uint32(0x80000000)) | np.uint32(0x3F800000))
+
+    load, store = (widen if source == torch.bfloat16 else same), (narrow if target == torch.bfloat16 else same)
+    return fma, load, store, sign
