@@ -4,9 +4,9 @@
 
 A candidate of task arithmetic over a base and three models reads 4 × 2 bytes a number (bfloat16 stacks) and writes 2
 (bfloat16 parameters) or 4 (float32): 4.9 or 5.9 GB of 494 million numbers. The floor is that, divided by the bandwidth
-of a copy, whose bytes are counted where they are read and where they are written. It was worked out what torch can
-reach without a kernel of its own: a number costs one conversion of four rows, three interpolations and one rounding,
-0.66 ns on a Zen 5 core while blocks stay in its cache (10 bytes at 15 GB/s); one core copied at 25 GB/s.
+of a copy, whose bytes are counted where they are read and where they are written. torch's operations one after the
+other, a conversion of four rows, three interpolations and one rounding, reach a quarter to 45 % of that on two cores,
+calling them included; a kernel that keeps the numbers in registers (`optimizer/merging/kernels.py`), about half.
 40 % of the copy's bandwidth, a ratio of 2.5, is the target.
 
 Copy and candidate are timed in turn, the best of several rounds each: whatever else runs slows down both. Every round
