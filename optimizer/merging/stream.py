@@ -18,7 +18,7 @@ from torch import Tensor
 
 from optimizer.errors import CheckpointError
 from optimizer.merging.checkpoint.source import DTYPES, StoredTensor
-from optimizer.merging.methods.base import Block, Case, Look, Method, facts_of, matrix, merged, state_of
+from optimizer.merging.methods.base import Block, Look, Method, facts_of, matrix, merged, state_of
 from optimizer.merging.plan import Operand, Step
 from optimizer.merging.threads import single_threaded_torch
 
@@ -200,17 +200,20 @@ def _result(step: Step, span: tuple[int, int], facts: Any, state: Any, device: t
     block = _block(step, *span, device)
     result = merged(step.method, block, step.case, facts, state).to(DTYPES[step.tensor.dtype])
     # one pass: a sum is finite only where every number is, unless it overflows itself
-    suspects = (result, *(_unseen(block, step.case) if step.method.affine else block.models))
-    if any(not part.sum().isfinite() and not part.isfinite().all() for part in suspects):
+    if any(not part.sum().isfinite() and not part.isfinite().all() for part in (result, *_unseen(block, step))):
         raise _not_finite(step, step.method)
     return result
 
 
-def _unseen(block: Block, case: Case) -> Iterator[Tensor]:
-    """What a weighted sum may have left out: models of weight 0, and the base, of which nothing may be left."""
+def _unseen(block: Block, step: Step) -> Iterator[Tensor]:
+    """What a result may not show damage of: the base, of which a weighted sum may leave nothing, models of weight 0,
+    and all of them where a method compares and chooses."""
     if block.base is not None:
         yield block.base
-    weights = case.each.get("weight", ())
+    if step.method is None or step.case is None or not step.method.affine:
+        yield from block.models
+        return
+    weights = step.case.each.get("weight", ())
     yield from (model for model, weight in zip(block.models, weights, strict=False) if weight == 0)
 
 

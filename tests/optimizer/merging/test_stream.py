@@ -12,8 +12,8 @@ from optimizer.errors import CheckpointError
 from optimizer.merging import stream
 from optimizer.merging.checkpoint.sink import TensorPlan
 from optimizer.merging.checkpoint.source import StoredTensor
-from optimizer.merging.methods.base import Block, Case, Method, matrix
-from optimizer.merging.methods.registry import find_method
+from optimizer.merging.methods.base import Base, Block, Case, Method, matrix
+from optimizer.merging.methods.registry import METHODS, find_method
 from optimizer.merging.plan import Operand, Step
 from optimizer.merging.stream import BLOCK, PIECE, Crew, merged_pieces, merged_spans, row_spans
 
@@ -118,6 +118,28 @@ def test_damage_is_told_also_where_it_does_not_count(weights: tuple[float, float
     case = replace(step.case, each={"weight": weights})
     with pytest.raises(CheckpointError, match=f"NaN or infinity in {damaged}"):
         list(merged_spans(replace(step, base=operands["base"], models=models, case=case)))
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("damage", [float("nan"), -float("nan"), float("inf"), -float("inf")])
+def test_damage_is_told_by_every_method_whoever_has_it(name: str, damage: float) -> None:
+    method = METHODS[name]
+    count = 1 if method.models[1] == 1 else 2
+    shared = {row.name: 0.5 if row.default is None else row.default for row in method.parameters if not row.per_model}
+    each = {row.name: (0.5,) * count for row in method.parameters if row.per_model}
+    each |= {name: (0.1,) * count for name in ("epsilon", "gamma") if name in each}
+    case = Case("t", (20, 30), tuple("ab"[:count]), shared, each)
+    for place in range(count + 1):
+        if place == 0 and method.base is Base.UNUSED:
+            continue
+        draw = torch.Generator().manual_seed(place)
+        tensors = [torch.randn(20, 30, generator=draw) for _ in range(count + 1)]
+        tensors[place][3, 4] = damage
+        base, *models = (Operand(f"model {i}", StoredTensor(tensor)) for i, tensor in enumerate(tensors))
+        own = None if method.base is Base.UNUSED else base
+        step = Step(TensorPlan("t", "F32", (20, 30)), own, tuple(models), method, case)
+        with pytest.raises(CheckpointError, match=f"NaN or infinity in model {place}"):
+            list(merged_spans(step))
 
 
 def test_stopped_in_the_middle_no_thread_stays() -> None:
