@@ -89,10 +89,26 @@ def _products(vectors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def gram_by_row(case: Case, vectors: Vectors) -> Generator[Look, list[Any], Tensor]:
-    """Dot products row by row: [vectors, vectors, rows], float64, on the CPU."""
-    found = yield lambda block: torch.stack([row_sums(product) for product in _products(vectors(block))]).cpu()
-    pairs = torch.cat(found, dim=-1) if found else _no_pairs(case)
-    return _symmetric(pairs)
+    """Dot products row by row: [vectors, vectors, rows], float64, on the CPU.
+
+    The looks write into one tensor: a small one from each would lie between the large ones that come and go, and keep
+    the allocator from using their room again, up to a gigabyte of it.
+    """
+    rows, columns = matrix(case.shape)
+    sums: list[Tensor] = []
+    lock = threading.Lock()
+
+    def look(block: Block) -> None:
+        products = _products(vectors(block))
+        with lock:
+            if not sums:
+                sums.append(torch.empty(len(products), rows, dtype=torch.float64))
+        begin = block.begin // columns
+        for place, product in zip(sums[0], products, strict=True):
+            place[begin : begin + product.shape[0]] = row_sums(product)
+
+    yield look
+    return _symmetric(sums[0] if sums else _no_pairs(case))
 
 
 def gram(case: Case, vectors: Vectors) -> Generator[Look, list[Any], Tensor]:
