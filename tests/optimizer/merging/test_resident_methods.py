@@ -28,8 +28,7 @@ def models_for(method: Method, pool: Pool) -> dict[str, Path]:
     """As many of the pool's models as the method takes."""
     fewest, most = method.models
     count = len(pool[1]) if most is None else min(most, len(pool[1]))
-    if count < fewest:
-        pytest.skip(f"{method.name} takes {fewest} models or more, the pool has {count}")
+    assert count >= fewest, f"{method.name} takes {fewest} models or more, the pool has {count}"
     return dict(list(pool[1].items())[:count])
 
 
