@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from optimizer.errors import CheckpointError, RecipeError
-from optimizer.merging.kernels import affine_into, elect_into
+from optimizer.merging.kernels import affine_into, elect_into, serves
 from optimizer.merging.layout import Layout
 from optimizer.merging.methods.base import (
     Block,
@@ -239,19 +239,19 @@ class HeldPool:
         threads = 1 if self.device.type != "cpu" else torch.get_num_threads()
         if method.prepare is not None or method.sparsify is not None:
             share(chosen, lambda one: one[0].prepare(method, one[1]), threads)
-        by_kernel = self.nbytes >= WORTH_A_KERNEL and (method.shares is not None or method.combine is elect)
-        span = KERNEL_SPAN if by_kernel else SPAN.get(self.device.type, SPAN["cpu"])
+        summed = self.nbytes >= WORTH_A_KERNEL and (method.shares is not None or method.combine is elect)
         tasks = [
-            (held, case, state, *rows)
+            (held, case, state, by_kernel, *rows)
             for held, case in chosen
             for state in (state_of(method, case, held.facts),)
-            for rows in held.spans(span)
+            for by_kernel in (summed and serves(held.stack),)
+            for rows in held.spans(KERNEL_SPAN if by_kernel else SPAN.get(self.device.type, SPAN["cpu"]))
         ]
 
         scratch = _Scratch()
 
-        def work(task: tuple[HeldTensor, Case, Any, int, int]) -> None:
-            held, case, state, begin, end = task
+        def work(task: tuple[HeldTensor, Case, Any, bool, int, int]) -> None:
+            held, case, state, by_kernel, begin, end = task
             if by_kernel and _by_kernel(held, method, state, places[held.name], begin, end):
                 return
             result = method.combine(held.left(method, case, begin, end, scratch.of(held, begin, end)), case, state)

@@ -28,6 +28,11 @@ HAVE_NUMBA = find_spec("numba") is not None
 _lock = threading.Lock()
 
 
+def serves(stack: Tensor) -> bool:
+    """Whether there are kernels for such a stack."""
+    return HAVE_NUMBA and stack.device.type == "cpu" and stack.dtype in _VIEWS
+
+
 def affine_into(stack: Tensor, weights: Sequence[float], out: Tensor) -> bool:
     """Write `affine_sum` of `stack` [1 + models, rows, columns], the base first, into `out` [rows, columns].
 
@@ -66,8 +71,8 @@ def elect_into(stack: Tensor, election: Election, out: Tensor) -> bool:
 
 def _found(make: Callable[[torch.dtype, torch.dtype], Kernel], stack: Tensor, out: Tensor) -> Kernel | None:
     """The kernel for these tensors, if there can be one."""
-    fits = {stack.dtype, out.dtype} <= _VIEWS.keys() and {stack.device.type, out.device.type} == {"cpu"}
-    if not (fits and out.numel() and out.is_contiguous() and stack[0].is_contiguous() and HAVE_NUMBA):
+    fits = serves(stack) and out.dtype in _VIEWS and out.device.type == "cpu"
+    if not (fits and out.numel() and out.is_contiguous() and stack[0].is_contiguous()):
         return None
     with _lock:
         return make(stack.dtype, out.dtype)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizer.merging import held
+from optimizer.merging import held, kernels
 from optimizer.merging.checkpoint.compatibility import check_pool
 from optimizer.merging.kernels import affine_into, elect_into
 from optimizer.merging.methods.affine import affine_sum
@@ -88,6 +88,15 @@ def test_what_it_leaves_to_torch(stack: torch.Tensor, out: torch.Tensor) -> None
     out += 7
     assert not affine_into(stack, [0.5], out)
     assert bool((out == 7).all())
+
+
+def test_without_numba_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    stack, out = torch.zeros(2, 3, 4), torch.ones(3, 4)
+    assert kernels.serves(stack)
+    monkeypatch.setattr(kernels, "HAVE_NUMBA", False)
+    assert not kernels.serves(stack)
+    assert not affine_into(stack, [0.5], out)
+    assert bool((out == 1).all())
 
 
 @pytest.mark.parametrize("method", ["task_arithmetic", "dare_linear", "ties"])
